@@ -1,0 +1,1 @@
+"""What training, export, serving and client agree on: images, preprocessing, views, the ensemble, tables."""

@@ -1,0 +1,101 @@
+"""The models that Triton's Python backend runs; each `model.py` of the repository imports one of them.
+
+`PreprocessModel` serves everywhere. `OnnxModel` stands in for the onnxruntime backend in the server of the
+PyPI wheel, which has none. Only this module may touch `triton_python_backend_utils`, which exists inside the
+server alone.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fundus_core.ensemble import IMAGE, PIXELS
+from fundus_core.errors import BundleError, ImageError
+from fundus_core.preprocess import PreprocessSpec, preprocess_encoded
+from fundus_core.schema import build
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def _parameter(model_config: str, name: str) -> Any:
+    return json.loads(json.loads(model_config)["parameters"][name]["string_value"])
+
+
+class PreprocessModel:
+    """`image` BYTES [1] -> `pixels` UINT8 [S, S, 3]. Answers each request of a batch by itself."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the spec from the model's config."""
+        parameter = _parameter(args["model_config"], "preprocess")
+        self._spec = build(PreprocessSpec, parameter, BundleError, "preprocess")
+        self._threads = ThreadPoolExecutor(CORES)
+        cv2.setNumThreads(1)  # the requests of a batch already share the cores
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Return one response per request: its pixels, or its own error."""
+        return list(self._threads.map(self._answer, requests))
+
+    def _answer(self, request: Any) -> Any:
+        import triton_python_backend_utils as pb_utils
+
+        images = pb_utils.get_input_tensor_by_name(request, IMAGE).as_numpy()  # (B, 1) of bytes
+        try:
+            pixels = np.stack([preprocess_encoded(data, self._spec) for data in images.reshape(-1)])
+        except ImageError as error:
+            message = f"{error.reason}: {error}"
+            return pb_utils.InferenceResponse(
+                error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+            )
+        return pb_utils.InferenceResponse([pb_utils.Tensor(PIXELS, pixels)])
+
+    def finalize(self) -> None:
+        """End the threads."""
+        self._threads.shutdown()
+
+
+class OnnxModel:
+    """Runs the `model.onnx` beside the importing `model.py`; the requests of a batch are one session call."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the session with this model's share of the cores."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        share = max(1, CORES // int(_parameter(args["model_config"], "models_sharing_cores")))
+        options.intra_op_num_threads = share
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # would take the others' cores
+        path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self._outputs = [tensor.name for tensor in self._session.get_outputs()]
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Return one response per request."""
+        import triton_python_backend_utils as pb_utils
+
+        def array(request: Any, name: str) -> NDArray[Any]:
+            value: NDArray[Any] = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+            return value
+
+        feed = {name: [array(request, name) for request in requests] for name in self._inputs}
+        sizes = [len(value) for value in feed[self._inputs[0]]]
+        results = self._session.run(
+            self._outputs, {name: np.concatenate(value) for name, value in feed.items()}
+        )
+        cuts = np.cumsum(sizes)[:-1]
+        parts = zip(*(np.split(result, cuts) for result in results), strict=True)
+        return [
+            pb_utils.InferenceResponse(
+                [pb_utils.Tensor(*pair) for pair in zip(self._outputs, part, strict=True)]
+            )
+            for part in parts
+        ]

@@ -1,0 +1,126 @@
+"""The ensemble's contract: `EnsembleSpec` <-> `manifest.json`, model and tensor names, the digest."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fundus_core.errors import BundleError
+from fundus_core.preprocess import PreprocessSpec
+from fundus_core.schema import build
+from fundus_core.views import View, views_named
+
+MANIFEST = "manifest.json"
+
+ENSEMBLE_MODEL = "fundus_ensemble"
+PREPROCESS_MODEL = "fundus_preprocess"
+AVERAGE_MODEL = "fundus_average"
+
+IMAGE = "image"  # BYTES [1]: one encoded file
+PIXELS = "pixels"  # UINT8 [S, S, 3]
+PROBABILITY = "probability"  # FP32 [K]
+FOLD_PROBABILITY = "fold_probability"  # FP32 [F, K]
+
+MANIFEST_PARAMETER = "manifest"  # of the ensemble's config: the manifest as compact JSON
+DIGEST_PARAMETER = "bundle_digest"
+
+
+def fold_model(index: int) -> str:
+    """Return the model name of fold `index`."""
+    return f"fundus_fold_{index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Normalise:
+    """Per-channel mean and standard deviation of values scaled to 0-1; applied inside the fold's graph."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One cross-validation fold. `weights_sha256` is the SHA-256 of its model.onnx."""
+
+    index: int
+    architecture: str
+    weights_sha256: str
+    oof_auc: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class EnsembleSpec:
+    """Everything that decides a score. Two servers with the same `digest` give the same answers.
+
+    Args:
+        labels: K output names.
+        thresholds: K operating points on the averaged probability, fixed from out-of-fold scores.
+        provenance: how it was trained, for people; part of the digest like everything else.
+    """
+
+    name: str
+    version: str
+    labels: tuple[str, ...]
+    preprocess: PreprocessSpec
+    normalise: Normalise
+    views: tuple[str, ...]
+    folds: tuple[Fold, ...]
+    thresholds: tuple[float, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        views_named(self.views)
+        if len(self.thresholds) != len(self.labels) or not self.labels:
+            raise BundleError(
+                f"{len(self.labels)} labels need as many thresholds, got {len(self.thresholds)}."
+            )
+        if [fold.index for fold in self.folds] != list(range(len(self.folds))) or not self.folds:
+            raise BundleError(f"Folds must be numbered from 0, got {[fold.index for fold in self.folds]}.")
+
+    @property
+    def view_table(self) -> tuple[View, ...]:
+        """The test-time views, in the order in which the graph stacks them."""
+        return views_named(self.views)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical manifest; it covers the weights through their own SHA-256."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return the canonical one-line JSON: sorted keys, no spaces, ASCII."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "EnsembleSpec":
+        """Return the spec of a manifest text.
+
+        Raises:
+            BundleError: not JSON, or keys and values that do not fit.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise BundleError(f"{MANIFEST} is not JSON ({error}). Export the ensemble again.") from None
+        return build(cls, data, BundleError, MANIFEST)
+
+
+def read_manifest(repository: Path) -> EnsembleSpec:
+    """Return the spec of the model repository in this folder.
+
+    Raises:
+        BundleError: the folder holds no readable manifest.
+    """
+    path = repository / MANIFEST
+    try:
+        return EnsembleSpec.from_json(path.read_text())
+    except (OSError, UnicodeDecodeError):
+        hint = "Give a folder made by `fundus-export repository`."
+        raise BundleError(f"'{repository}' has no readable {MANIFEST}. {hint}") from None
+
+
+def write_manifest(spec: EnsembleSpec, repository: Path) -> None:
+    """Write manifest.json for people: the same content as `to_json`, indented."""
+    text = json.dumps(json.loads(spec.to_json()), indent=2, sort_keys=True)
+    (repository / MANIFEST).write_text(text + "\n")

@@ -1,0 +1,79 @@
+"""The one exception tree; commands turn it into a sentence and an exit code (`fundus_core.console`).
+
+    FundusError                 1   something fatal; the message says what to do next
+    ├── UsageError              2   the command was called with something it cannot use
+    │   ├── LabelsError         2   a labels table that cannot be joined
+    │   ├── RecipeError         2   a training recipe with an unknown key or value
+    │   └── MissingExtraError   2   an optional part that is not installed
+    ├── ImageError              1   one file cannot be scored; becomes a row with a reason, never an abort
+    ├── BundleError             1   a model repository that is incomplete or inconsistent
+    └── ServerError             1   the server answered, but with an error
+        └── ServerUnreachableError  4   no server answered in time
+
+Exit code 0 means everything worked; 3 means that some files have no score (no exception: it is a result).
+"""
+
+from typing import Literal, get_args
+
+EXIT_SOME_FAILED = 3
+
+ImageReason = Literal[
+    "empty",  # a file of 0 bytes
+    "too_large",  # more bytes than ImageLimits.max_bytes
+    "too_many_pixels",  # the header announces more pixels than ImageLimits.max_pixels; not decoded
+    "not_an_image",  # no JPEG, PNG, TIFF or BMP by content, whatever its name says
+    "corrupt",  # cut off or damaged; never half decoded
+    "unreadable",  # the file system refused to read it
+    "vanished",  # listed at the start, gone when it was read
+    "not_a_file",  # a directory, pipe, socket or device
+]
+IMAGE_REASONS: tuple[str, ...] = get_args(ImageReason)
+
+
+class FundusError(Exception):
+    """Anything this project raises on purpose. The message is a sentence with the next step."""
+
+    exit_code = 1
+
+
+class UsageError(FundusError):
+    """The command was called with something it cannot use."""
+
+    exit_code = 2
+
+
+class LabelsError(UsageError):
+    """A labels table that cannot be joined: missing column, duplicate id, value outside 0/1."""
+
+
+class RecipeError(UsageError):
+    """A training recipe with an unknown key or an impossible value."""
+
+
+class MissingExtraError(UsageError):
+    """An optional part of the distribution that is not installed."""
+
+    def __init__(self, extra: str, missing: str) -> None:
+        super().__init__(f"This needs {missing}. Install it with: pip install 'fundus-triton[{extra}]'")
+
+
+class ImageError(FundusError):
+    """One file cannot be scored. `reason` is one of `IMAGE_REASONS`."""
+
+    def __init__(self, reason: ImageReason, message: str) -> None:
+        super().__init__(message)
+        self.reason: ImageReason = reason
+
+
+class BundleError(FundusError):
+    """A model repository that is incomplete or inconsistent."""
+
+
+class ServerError(FundusError):
+    """The server answered, but with an error."""
+
+
+class ServerUnreachableError(ServerError):
+    """No server answered in time."""
+
+    exit_code = 4

@@ -1,0 +1,83 @@
+"""Encoded bytes -> uint8 RGB pixels, for JPEG, PNG, TIFF and BMP.
+
+8 and 16 bit, grey, palette and alpha all become 8-bit RGB: 16 bit keeps the high byte, alpha is dropped.
+The EXIF orientation is ignored on purpose: fundus cameras write upright pixels, and a tag that an archive
+rewrote must not turn an eye. Of a file with several pages the first counts.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from fundus_core.errors import ImageError
+
+FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP")
+
+cv2.setLogLevel(0)  # a corrupt file is reported by its row, not by OpenCV on stderr
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is refused unread (`max_bytes`) or undecoded (`max_pixels`), against decompression bombs."""
+
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 100_000_000
+
+    def check_bytes(self, n_bytes: int) -> None:
+        """Raise `ImageError` (`empty`, `too_large`) for a file of a size that is not read."""
+        if n_bytes == 0:
+            raise ImageError("empty", "The file has 0 bytes.")
+        if n_bytes > self.max_bytes:
+            raise ImageError("too_large", f"{n_bytes:,} bytes; the limit is {self.max_bytes:,}.")
+
+    def check_pixels(self, width_px: int, height_px: int) -> None:
+        """Raise `ImageError` (`not_an_image`, `too_many_pixels`) for a size that is not decoded."""
+        if width_px < 1 or height_px < 1:
+            raise ImageError("not_an_image", f"The header announces {width_px} x {height_px} pixels.")
+        if width_px * height_px > self.max_pixels:
+            limit = f"the limit is {self.max_pixels:,} pixels"
+            raise ImageError("too_many_pixels", f"The header announces {width_px} x {height_px}; {limit}.")
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+    """Return the (H, W, 3) uint8 RGB pixels of one encoded image.
+
+    Raises:
+        ImageError: with the reason; a stream that ends early is refused, never half decoded.
+    """
+    limits.check_bytes(len(data))
+    format_, width_px, height_px = _header(data)
+    limits.check_pixels(width_px, height_px)
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise ImageError("corrupt", f"The {format_} stream is cut off or damaged.")
+    return np.asarray(pixels, dtype=np.uint8)
+
+
+def _header(data: bytes) -> tuple[str, int, int]:
+    """Return (format, width, height) without decoding pixels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return str(image.format), image.width, image.height
+        except Image.DecompressionBombError:
+            raise ImageError(
+                "too_many_pixels", "The header announces more pixels than any camera has."
+            ) from None
+        except UnidentifiedImageError:
+            raise ImageError("not_an_image", "The content is no readable JPEG, PNG, TIFF or BMP.") from None
+        except Exception:  # a hostile header may raise nearly anything; one file must not end the others
+            raise ImageError("corrupt", "The header cannot be read.") from None

@@ -1,0 +1,66 @@
+"""Plain mappings (TOML, JSON) -> frozen dataclasses. An unknown key raises, with the nearest known one."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from fundus_core.errors import FundusError
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], data: Mapping[str, Any], error: type[FundusError], where: str) -> T:
+    """Return the dataclass `cls` built from `data`, nested dataclasses and tuples included.
+
+    Raises:
+        error: an unknown or missing key, or a value of the wrong type; `where` names the place.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            raise error(f"{where}: unknown key '{key}'.{nearest(key, fields)}")
+    for name, field in fields.items():
+        optional = (
+            field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        )
+        if name not in data and not optional:
+            raise error(f"{where}: the key '{name}' is missing.")
+    values = {key: _value(hints[key], value, error, f"{where}.{key}") for key, value in data.items()}
+    return cls(**values)
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the nearest of `known`, or a list of what there is."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(names)}."
+
+
+def _value(hint: Any, value: Any, error: type[FundusError], where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return build(typing.cast(type, hint), value, error, where)
+    origin = typing.get_origin(hint)
+    if origin is tuple and isinstance(value, list | tuple):
+        item = typing.get_args(hint)[0]
+        return tuple(_value(item, each, error, f"{where}[{i}]") for i, each in enumerate(value))
+    if origin is typing.Literal and value in typing.get_args(hint):
+        return value
+    if origin is types.UnionType:
+        return None if value is None else _value(typing.get_args(hint)[0], value, error, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is dict and isinstance(value, dict):
+        return value
+    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise error(f"{where}: expected {_wanted(hint)}, got {value!r}.")
+
+
+def _wanted(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(repr, typing.get_args(hint)))}"
+    return hint.__name__ if isinstance(hint, type) else str(hint)
