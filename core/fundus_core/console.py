@@ -33,7 +33,6 @@ def progress_bar() -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True)

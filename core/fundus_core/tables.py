@@ -1,0 +1,284 @@
+"""The two tables that every room shares, and the one join between them.
+
+`labels.csv` says what is true, `scores.csv` what an ensemble answered; both name an image by its `image_id`.
+
+Letters in shapes: N images, F folds, K labels.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fundus_core.errors import LabelsError, UsageError
+from fundus_core.sheet import Sheet, csv_line, read_sheet
+
+UNLABELLED = -1
+
+# pandas writes a 0/1 column that has gaps as 0.0 and 1.0
+_LABEL_VALUES = {"": UNLABELLED, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """What is true of each image: 1 present, 0 absent, -1 not labelled."""
+
+    image_id: tuple[str, ...]  # (N,)
+    labels: tuple[str, ...]  # (K,) names, such as "glaucoma"
+    values: NDArray[np.int8]  # (N, K)
+    patient_id: tuple[str, ...] | None = None  # (N,)
+
+    def __post_init__(self) -> None:
+        _check_ids(self.image_id)
+        _check_shape("values", self.values, (len(self.image_id), len(self.labels)))
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """What an ensemble answered for each image; NaN where `scored` is False."""
+
+    image_id: tuple[str, ...]  # (N,)
+    scored: NDArray[np.bool_]  # (N,)
+    probability: NDArray[np.float64]  # (N, K)
+    fold_probability: NDArray[np.float64]  # (N, F, K); F is 0 where the folds are not known
+    labels: tuple[str, ...] | None = None  # (K,); None: one probability without a name
+
+    def __post_init__(self) -> None:
+        n, k = len(self.image_id), len(self.labels or ("",))
+        _check_ids(self.image_id)
+        _check_shape("scored", self.scored, (n,))
+        _check_shape("probability", self.probability, (n, k))
+        _check_shape("fold_probability", self.fold_probability, (n, *self.fold_probability.shape[1:2], k))
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One input file's line in `scores.csv`: a score, or the reason why there is none."""
+
+    image_id: str
+    sha256: str
+    status: Literal["scored", "failed"]
+    reason: str  # "" where scored, else "code: sentence"
+    probability: tuple[float, ...] | None  # (K,)
+    fold_probability: tuple[tuple[float, ...], ...] | None  # (F, K)
+
+    def __post_init__(self) -> None:
+        scored = self.status == "scored"
+        has_scores = (self.probability is not None, self.fold_probability is not None)
+        if has_scores != (scored, scored) or bool(self.reason) == scored:
+            raise ValueError(f"{self.image_id!r}: a scored row has probabilities, a failed row has a reason")
+        numbers = chain(self.probability or (), *(self.fold_probability or ()))
+        if not all(0 <= number <= 1 for number in numbers):
+            raise ValueError(f"{self.image_id!r}: a probability is outside 0-1 or NaN")
+
+    @property
+    def spread(self) -> tuple[float, ...] | None:
+        """How far the folds disagree on each label: highest minus lowest probability (K,)."""
+        if self.fold_probability is None:
+            return None
+        return tuple(max(of_label) - min(of_label) for of_label in zip(*self.fold_probability, strict=True))
+
+
+@dataclass(frozen=True)
+class ScoreFormat:
+    """The columns of `scores.csv`. With several labels, a label's columns end in `:<label>`."""
+
+    labels: tuple[str, ...]  # (K,)
+    thresholds: tuple[float, ...]  # (K,) decision is 1 from here upwards
+    n_folds: int
+    bundle_digest: str
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The column names, in order."""
+        folds = (f"fold_{fold}" for fold in range(self.n_folds))
+        names = ("probability", *folds, "spread", "decision")
+        suffixes = ("",) if len(self.labels) == 1 else tuple(f":{label}" for label in self.labels)
+        per_label = (name + suffix for suffix in suffixes for name in names)
+        return ("image_id", "sha256", "status", "reason", *per_label, "bundle_digest")
+
+    def cells(self, row: ScoreRow) -> tuple[str, ...]:
+        """Return the row's texts, one per column of `header`."""
+        per_label = (cell for label in range(len(self.labels)) for cell in self._label_cells(row, label))
+        return (row.image_id, row.sha256, row.status, row.reason, *per_label, self.bundle_digest)
+
+    def _label_cells(self, row: ScoreRow, label: int) -> tuple[str, ...]:
+        if row.probability is None or row.fold_probability is None or row.spread is None:
+            return ("",) * (self.n_folds + 3)
+        numbers = np.array([row.probability, *row.fold_probability])
+        _check_shape("probability and folds", numbers, (1 + self.n_folds, len(self.labels)))
+        probability = _float32_text(row.probability[label])
+        folds = (_float32_text(fold[label]) for fold in row.fold_probability)
+        # on the number as written, so that whoever reads the table reaches the same decision
+        decision = str(int(float(probability) >= self.thresholds[label]))
+        return (probability, *folds, _float32_text(row.spread[label]), decision)
+
+
+@contextmanager
+def score_writer(path: Path, score_format: ScoreFormat) -> Iterator[Callable[[ScoreRow], None]]:
+    """Give a function that appends one row; `path` appears complete at the end, or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(csv_line(score_format.header))
+
+            def write(row: ScoreRow) -> None:
+                file.write(csv_line(score_format.cells(row)))
+
+            yield write
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_labels(path: Path, labels: Sequence[str] = ("glaucoma",)) -> LabelTable:
+    """Read `image_id`, one column per label with 0, 1 or nothing, and `patient_id` where there is one."""
+    sheet = read_sheet(path, LabelsError)
+    columns = [(label, sheet.index(label)) for label in labels]
+    values = [
+        [_label_value(sheet, line, label, row[index]) for label, index in columns]
+        for line, row in zip(sheet.lines, sheet.rows, strict=True)
+    ]
+    patient_id = sheet.texts("patient_id") if "patient_id" in sheet.columns else None
+    return LabelTable(sheet.image_ids(), tuple(labels), np.array(values, dtype=np.int8), patient_id)
+
+
+def read_scores(path: Path) -> ScoreTable:
+    """Read `scores.csv`, or any table that has at least `image_id` and `probability`.
+
+    Without a `status` column, a row counts as failed where its probability is empty.
+    """
+    sheet = read_sheet(path, UsageError)
+    prefix = "probability:"
+    labels = tuple(column.removeprefix(prefix) for column in sheet.columns if column.startswith(prefix))
+    suffixes = [f":{label}" for label in labels] or [""]
+    n_folds = 0
+    while f"fold_{n_folds}{suffixes[0]}" in sheet.columns:
+        n_folds += 1
+    kinds = ["probability", *(f"fold_{fold}" for fold in range(n_folds))]
+    columns = [sheet.index(kind + suffix) for kind in kinds for suffix in suffixes]
+    numbers = _numbers(sheet, columns, _scored_mask(sheet, columns[0])).reshape(-1, len(kinds), len(suffixes))
+    return ScoreTable(
+        image_id=sheet.image_ids(),
+        scored=~np.isnan(numbers[:, 0, 0]),
+        probability=numbers[:, 0],
+        fold_probability=numbers[:, 1:],
+        labels=labels or None,
+    )
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The images that have both a score and a label, in the order of the scores, and what was left out."""
+
+    image_id: tuple[str, ...]  # (N,)
+    labels: tuple[str, ...]  # (K,)
+    truth: NDArray[np.int8]  # (N, K), -1 where this label is not known
+    probability: NDArray[np.float64]  # (N, K)
+    fold_probability: NDArray[np.float64]  # (N, F, K)
+    patient_id: tuple[str, ...] | None  # (N,)
+    n_files: int
+    n_scored: int
+    n_failed: int  # files without a score
+    n_unlabelled: int  # files without a label, scored or not
+    n_labels_without_image: int
+
+
+def join(scores: ScoreTable, labels: LabelTable) -> Joined:
+    """Bring scores and labels together by `image_id`, never by position."""
+    columns = _label_columns(scores, labels)
+    row_of = {image_id: row for row, image_id in enumerate(labels.image_id)}
+    label_row = np.array([row_of.get(image_id, -1) for image_id in scores.image_id])  # (N,) -1: no such row
+    if not (label_row >= 0).any():
+        raise LabelsError(
+            f"No image_id of the labels is among the scores: {labels.image_id[0]!r} is in the labels, "
+            f"{scores.image_id[0]!r} in the scores. Write both relative to the same folder."
+        )
+    has_label = (labels.values >= 0).any(axis=1)
+    labelled = (label_row >= 0) & has_label[label_row]
+    both = np.flatnonzero(scores.scored & labelled)
+    patient_id = labels.patient_id and tuple(labels.patient_id[row] for row in label_row[both])
+    return Joined(
+        image_id=tuple(scores.image_id[row] for row in both),
+        labels=labels.labels,
+        truth=labels.values[label_row[both]],
+        probability=scores.probability[both][:, columns],
+        fold_probability=scores.fold_probability[both][:, :, columns],
+        patient_id=patient_id,
+        n_files=len(scores.image_id),
+        n_scored=int(scores.scored.sum()),
+        n_failed=int((~scores.scored).sum()),
+        n_unlabelled=int((~labelled).sum()),
+        n_labels_without_image=int(has_label.sum() - labelled.sum()),
+    )
+
+
+def _label_columns(scores: ScoreTable, labels: LabelTable) -> list[int]:
+    """Return where each label of the labels table stands among the scores (K,)."""
+    named = scores.labels or labels.labels[:1]
+    missing = [label for label in labels.labels if label not in named]
+    if missing:
+        there = ", ".join(scores.labels or ("one probability without a name",))
+        raise UsageError(f"The scores have no probability for {', '.join(missing)}; they have {there}.")
+    return [named.index(label) for label in labels.labels]
+
+
+def _label_value(sheet: Sheet, line: int, label: str, cell: str) -> int:
+    value = _LABEL_VALUES.get(cell.strip())
+    if value is None:
+        sheet.fail(f"line {line} has {label} = {cell!r}. Write 0, 1, or nothing where it is not known.")
+    return value
+
+
+def _scored_mask(sheet: Sheet, column: int) -> list[bool]:
+    """Return for each row whether it has a score (N,); `column` is a probability."""
+    if "status" not in sheet.columns:
+        return [row[column] != "" for row in sheet.rows]
+    status = sheet.texts("status")
+    for line, word in zip(sheet.lines, status, strict=True):
+        if word not in ("scored", "failed"):
+            sheet.fail(f"line {line} has status {word!r}. Write scored or failed.")
+    return [word == "scored" for word in status]
+
+
+def _numbers(sheet: Sheet, columns: list[int], scored: list[bool]) -> NDArray[np.float64]:
+    """Return the cells of `columns` as numbers (N, len(columns)), NaN in a row without a score."""
+    numbers = np.full((len(sheet.rows), len(columns)), np.nan)
+    for row in np.flatnonzero(scored):
+        numbers[row] = [_number(sheet, row, column) for column in columns]
+    return numbers
+
+
+def _number(sheet: Sheet, row: int, column: int) -> float:
+    cell = sheet.rows[row][column]
+    try:
+        number = float(cell)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        sheet.fail(f"line {sheet.lines[row]} has {sheet.columns[column]} = {cell!r}. Write a finite number.")
+    return number
+
+
+def _float32_text(number: float) -> str:
+    """Write the shortest decimal that reads back as the same float32."""
+    return np.format_float_positional(np.float32(number), trim="0")
+
+
+def _check_ids(image_id: tuple[str, ...]) -> None:
+    if len(set(image_id)) < len(image_id):
+        raise ValueError("an image_id stands twice in one table")
+
+
+def _check_shape(name: str, array: NDArray[Any], expected: tuple[int, ...]) -> None:
+    if array.shape != expected:
+        raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")

@@ -1,0 +1,120 @@
+"""PyTorch -> ONNX with a dynamic batch, smaller weights, and the proof that the answers stayed the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from fundus_core.errors import FundusError
+from fundus_core.preprocess import Pixels
+
+WeightStorage = Literal["float32", "float16"]
+
+OPSET = 20
+PARITY_LIMIT = 1e-4
+PARITY_BATCHES = (1, 5)
+SMALL = 256  # tensors below this many values are not worth a cast
+
+
+class ParityError(FundusError):
+    """A graph that does not answer as PyTorch does."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Differences of probability between two runtimes on the same images."""
+
+    n_images: int
+    max_dp: float
+    mean_dp: float
+
+    def __str__(self) -> str:
+        return f"max |dp| {self.max_dp:.1e}, mean |dp| {self.mean_dp:.1e} over {self.n_images} images"
+
+
+def export_graph(
+    module: nn.Module,
+    example: Sequence[Tensor],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    path: Path,
+    storage: WeightStorage = "float32",
+) -> None:
+    """Write `module` as ONNX to `path`; the first axis of every input and output is the free batch axis."""
+    program = torch.onnx.export(
+        module.eval(),
+        tuple(example),
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_shapes=_free_batch(example),
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    if program is None:
+        raise FundusError("PyTorch returned no ONNX program; please report this.")
+    graph = program.model_proto
+    if storage == "float16":
+        store_as_float16(graph)
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save(graph, path)
+
+
+def _free_batch(example: Sequence[Tensor]) -> tuple[Any, ...]:
+    axes = tuple({0: torch.export.Dim("batch", min=1, max=4096)} for _ in example)
+    return axes if len(example) == 1 else (axes,)  # forward(*folds) takes one tuple
+
+
+def store_as_float16(model: onnx.ModelProto) -> None:
+    """Halve the file: keep float32 weights as float16 and cast them back inside the graph.
+
+    The runtime folds the casts when it loads the model, so it still computes in float32.
+    """
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALL:
+            continue
+        name = tensor.name
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_float16"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(casts + nodes)
+
+
+def check_parity(module: nn.Module, path: Path, pixels: Pixels) -> Parity:
+    """Compare the ONNX file with `module` on `pixels` (N, S, S, 3), in batches of 1 and of 5.
+
+    Raises:
+        ParityError: a probability differs by more than `PARITY_LIMIT`.
+    """
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    differences = [_difference(module, session, pixels, size) for size in PARITY_BATCHES]
+    difference = np.concatenate(differences)
+    parity = Parity(len(pixels), float(difference.max()), float(difference.mean()))
+    if parity.max_dp > PARITY_LIMIT:
+        hint = "Export with --weights float32."
+        raise ParityError(f"{path.name} differs from PyTorch ({parity}; limit {PARITY_LIMIT:.0e}). {hint}")
+    return parity
+
+
+@torch.inference_mode()
+def _difference(
+    module: nn.Module, session: onnxruntime.InferenceSession, pixels: Pixels, size: int
+) -> NDArray[np.float64]:
+    name = session.get_inputs()[0].name
+    batches = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+    differences = [
+        np.abs(module(torch.from_numpy(batch)).numpy() - session.run(None, {name: batch})[0])
+        for batch in batches
+    ]
+    return np.concatenate(differences, dtype=np.float64)

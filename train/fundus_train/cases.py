@@ -1,0 +1,163 @@
+"""Labelled photographs, decoded and preprocessed once, then memory-mapped for all folds and epochs."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fundus_core import phantoms
+from fundus_core.errors import ImageError, LabelsError
+from fundus_core.files import read_encoded
+from fundus_core.images import DEFAULT_LIMITS
+from fundus_core.preprocess import Pixels, PreprocessSpec, preprocess, preprocess_encoded
+from fundus_core.tables import LabelTable
+from fundus_train.recipe import Recipe
+
+Tick = Callable[[int, int], None]  # (done, total)
+Outcome = dict[str, str]  # of reading one photograph: {"sha256": ...} or {"failed": reason}
+
+
+@dataclass(frozen=True)
+class Cases:
+    """N usable cases: real photographs first, phantoms behind them.
+
+    Args:
+        image_id: N ids; a phantom's is "phantom-<seed>".
+        pixels: (M, S, S, 3) uint8, memory-mapped; case i is `pixels[row[i]]`.
+        row: (N,) rows of `pixels`.
+        targets: (N, K) of 0 and 1.
+        patient: (N,) numbers; cases of one number never straddle a split.
+        n_real: how many of the N are photographs.
+        dropped: (image_id, reason) of each labelled photograph that is not among the N.
+    """
+
+    image_id: tuple[str, ...]
+    pixels: NDArray[np.uint8]
+    row: NDArray[np.int64]
+    targets: NDArray[np.int8]
+    patient: NDArray[np.int64]
+    n_real: int
+    dropped: tuple[tuple[str, str], ...]
+
+
+def load_cases(recipe: Recipe, labels: LabelTable, images: Path, cache: Path, tick: Tick) -> Cases:
+    """Return the usable cases, from `cache` when it was made by the same spec from the same files.
+
+    Dropped, with a reason: unreadable images, unlabelled ones, exact copies of an earlier image (by
+    SHA-256). Patients who share a copy count as one. `tick(done, total)` reports progress.
+
+    Raises:
+        LabelsError: not one photograph is left.
+    """
+    key = _cache_key(recipe, labels, images)
+    if _stored_key(cache) != key:
+        _fill_cache(recipe, labels, images, cache, key, tick)
+    index = json.loads((cache / "index.json").read_text())
+    return _select(recipe, labels, index["outcomes"], np.load(cache / "pixels.npy", mmap_mode="r"))
+
+
+def _cache_key(recipe: Recipe, labels: LabelTable, images: Path) -> str:
+    files = [(image_id, _stamp(images / image_id)) for image_id in labels.image_id]
+    parts = (asdict(recipe.preprocess), asdict(recipe.phantoms), files)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_size, status.st_mtime_ns)
+
+
+def _stored_key(cache: Path) -> str | None:
+    try:
+        return str(json.loads((cache / "index.json").read_text())["key"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _fill_cache(recipe: Recipe, labels: LabelTable, images: Path, cache: Path, key: str, tick: Tick) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "index.json").unlink(missing_ok=True)
+    spec, total = recipe.preprocess, len(labels.image_id) + recipe.phantoms.count
+    shape = (total, spec.size_px, spec.size_px, 3)
+    stored = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+        cache / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape
+    )
+    outcomes: list[Outcome] = []
+    with ThreadPoolExecutor() as threads:
+        done = threads.map(lambda image_id: _photograph(images / image_id, spec), labels.image_id)
+        for i, (pixels, outcome) in enumerate(done):
+            if pixels is not None:
+                stored[i] = pixels
+            outcomes.append(outcome)
+            tick(i + 1, total)
+        drawn = threads.map(
+            lambda seed: preprocess(phantoms.render(seed).pixels, spec), recipe.phantoms.seeds
+        )
+        for i, pixels in enumerate(drawn, start=len(outcomes)):
+            stored[i] = pixels
+            tick(i + 1, total)
+    stored.flush()
+    (cache / "index.json").write_text(json.dumps({"key": key, "outcomes": outcomes}))
+
+
+def _photograph(path: Path, spec: PreprocessSpec) -> tuple[Pixels | None, Outcome]:
+    try:
+        data = read_encoded(path, DEFAULT_LIMITS)
+        return preprocess_encoded(data, spec), {"sha256": hashlib.sha256(data).hexdigest()}
+    except ImageError as error:
+        return None, {"failed": f"{error.reason}: {error}"}
+
+
+def _select(
+    recipe: Recipe, labels: LabelTable, outcomes: Sequence[Outcome], pixels: NDArray[np.uint8]
+) -> Cases:
+    reasons = list(_drop_reasons(labels, outcomes))
+    kept = [i for i, reason in enumerate(reasons) if not reason]
+    if not kept:
+        raise LabelsError(f"None of {len(reasons)} labelled images can be used; the first: {reasons[0]}")
+    seeds = recipe.phantoms.seeds
+    drawn = np.array([[phantoms.plan(seed).glaucoma] for seed in seeds], dtype=np.int8)
+    patient = _patients(labels, outcomes)
+    return Cases(
+        image_id=(*(labels.image_id[i] for i in kept), *(f"phantom-{seed}" for seed in seeds)),
+        pixels=pixels,
+        row=np.array([*kept, *range(len(reasons), len(reasons) + len(seeds))]),
+        targets=np.concatenate([labels.values[kept], drawn.reshape(len(seeds), len(recipe.labels))]),
+        patient=np.concatenate([patient[kept], patient.max() + 1 + np.arange(len(seeds))]),
+        n_real=len(kept),
+        dropped=tuple((labels.image_id[i], reason) for i, reason in enumerate(reasons) if reason),
+    )
+
+
+def _drop_reasons(labels: LabelTable, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Yield "" or a reason for each labelled photograph."""
+    first: dict[str, str] = {}
+    for image_id, values, outcome in zip(labels.image_id, labels.values, outcomes, strict=True):
+        if "failed" in outcome:
+            yield outcome["failed"]
+        elif (values < 0).any():
+            yield "unlabelled: the labels table has an empty cell."
+        elif (original := first.setdefault(outcome["sha256"], image_id)) != image_id:
+            yield f"copy: the same bytes as {original}."
+        else:
+            yield ""
+
+
+def _patients(labels: LabelTable, outcomes: Sequence[Outcome]) -> NDArray[np.int64]:
+    """Number the patients (N,); those who share an identical file get one number."""
+    names = labels.patient_id or labels.image_id
+    known = [name or image_id for name, image_id in zip(names, labels.image_id, strict=True)]
+    number: NDArray[np.int64] = np.unique(known, return_inverse=True)[1].astype(np.int64)
+    first: dict[str, int] = {}
+    for i, outcome in enumerate(outcomes):
+        original = first.setdefault(outcome.get("sha256", labels.image_id[i]), i)
+        number[number == number[i]] = number[original]
+    return number

@@ -1,0 +1,60 @@
+"""The split: a stratified hold-out, and stratified folds of the rest. A patient never straddles two parts."""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+from fundus_core.errors import LabelsError
+from fundus_train.recipe import Split
+
+TEST = -1
+TENTHS = 10
+
+
+def split_cases(
+    targets: NDArray[np.int8], patient: NDArray[np.int64], split: Split, seed: int
+) -> NDArray[np.int64]:
+    """Return the part of each case (N,): `TEST`, or the fold 0 to folds - 1 that validates on it.
+
+    Args:
+        targets: (N, K) of 0 and 1; the combination of labels is what is stratified.
+        patient: (N,) numbers; one number stays in one part. Without patients each case has its own.
+        split: size of the hold-out and number of folds.
+        seed: of the shuffle.
+
+    Raises:
+        LabelsError: a part would hold one class only, or there are fewer patients than parts.
+    """
+    stratum = np.unique(targets, axis=0, return_inverse=True)[1].reshape(-1)
+    tenth = _grouped(stratum, patient, TENTHS, seed)
+    part = np.full(len(stratum), TEST, dtype=np.int64)
+    rest = np.flatnonzero(tenth >= round(split.test_size * TENTHS))
+    part[rest] = _grouped(stratum[rest], patient[rest], split.folds, seed)
+    for name in (TEST, *range(split.folds)):
+        _check_classes(targets[part == name], "the test part" if name == TEST else f"fold {name}")
+    return part
+
+
+def _grouped(
+    stratum: NDArray[np.int64], patient: NDArray[np.int64], parts: int, seed: int
+) -> NDArray[np.int64]:
+    n_patients = len(np.unique(patient))
+    if n_patients < parts:
+        raise LabelsError(
+            f"{n_patients} patients cannot make {parts} parts. Add patients, or choose fewer folds."
+        )
+    if np.bincount(stratum).max() < parts:
+        raise LabelsError(f"No label combination has the {parts} cases that {parts} parts need. Add cases.")
+    part = np.empty(len(stratum), dtype=np.int64)
+    splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+    for number, (_, chosen) in enumerate(splitter.split(stratum, stratum, patient)):
+        part[chosen] = number
+    return part
+
+
+def _check_classes(targets: NDArray[np.int8], where: str) -> None:
+    if len(targets) == 0 or (targets.min(axis=0) == targets.max(axis=0)).any():
+        raise LabelsError(
+            f"A label has one class only in {where} ({len(targets)} cases), so its AUC is not defined. "
+            "Add cases of the rarer class, or choose fewer folds."
+        )
