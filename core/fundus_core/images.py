@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fundus_core.errors import ImageError
 
-FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 
 cv2.setLogLevel(0)  # a corrupt file is reported by its row, not by OpenCV on stderr
 

@@ -1,7 +1,6 @@
 """`fundus-eval`: compare a table of scores with a table of labels."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -9,7 +8,8 @@ import click
 from fundus_core.console import FundusGroup
 from fundus_core.errors import LabelsError
 from fundus_core.tables import join, read_labels, read_scores
-from fundus_eval.evaluation import Evaluation, LabelEvaluation, evaluate
+from fundus_eval.evaluation import evaluate
+from fundus_eval.text import evaluation_lines
 
 
 @click.group(cls=FundusGroup, epilog="\b\nExample:\n  fundus-eval auc scores.csv labels.csv --threshold 0.5")
@@ -44,26 +44,6 @@ def auc(scores: Path, labels: Path, names: tuple[str, ...], threshold: float | N
     evaluation = evaluate(joined, None if threshold is None else [threshold] * len(joined.labels))
     if all(label.auc is None for label in evaluation.labels):
         raise LabelsError(" ".join(label.auc_missing_reason or "" for label in evaluation.labels))
-    click.echo(json.dumps(evaluation.to_json(), indent=2) if as_json else "\n".join(_lines(evaluation)))
-
-
-def _lines(evaluation: Evaluation) -> Iterator[str]:
-    """Lay an evaluation out as aligned names and values: the same on a terminal and in a pipe."""
-    pairs = [pair for label in evaluation.labels for pair in _label_pairs(label)]
-    if len(evaluation.labels) > 1 and evaluation.auc_macro is not None:
-        pairs.append(("mean AUC", f"{evaluation.auc_macro:.3f}"))
-    left_out = f"{evaluation.n_failed} failed, {evaluation.n_unlabelled} without a label"
-    pairs.append(("files", f"{evaluation.n_files}: {left_out}"))
-    pairs.append(("labels", f"{evaluation.n_labels_without_image} without an image"))
-    width = max(len(name) for name, _ in pairs) + 2
-    return (f"{name:<{width}}{value}" for name, value in pairs)
-
-
-def _label_pairs(label: LabelEvaluation) -> Iterator[tuple[str, str]]:
-    yield label.label, f"{label.n} images, {label.n_positive} positive"
-    yield "  AUC", str(label.auc or label.auc_missing_reason)
-    if label.fold_auc:
-        yield "  folds", " ".join(f"{value:.3f}" for value in label.fold_auc)
-    if label.operating_point:
-        yield "  sensitivity", str(label.operating_point.sensitivity or "no positive image")
-        yield "  specificity", str(label.operating_point.specificity or "no negative image")
+    click.echo(
+        json.dumps(evaluation.to_json(), indent=2) if as_json else "\n".join(evaluation_lines(evaluation))
+    )

@@ -1,0 +1,208 @@
+"""`fundus-client`: score folders of fundus photographs through a Triton server."""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fundus_client.batch import Window
+from fundus_client.embedded import Ports, embedded_server
+from fundus_client.run import (
+    RunSummary,
+    evaluate_output,
+    run_json_path,
+    score_files,
+    write_run_json,
+)
+from fundus_client.scorer import connect
+from fundus_core.console import FundusGroup, progress_bar, say
+from fundus_core.ensemble import EnsembleSpec, read_manifest
+from fundus_core.errors import EXIT_SOME_FAILED, LabelsError, ServerError, ServerUnreachableError, UsageError
+from fundus_core.files import IMAGE_SUFFIXES, find_images
+from fundus_core.phantoms import write_samples
+from fundus_core.tables import LabelTable, read_labels
+from fundus_eval.evaluation import Evaluation
+from fundus_eval.text import evaluation_lines
+
+PATH = click.Path(path_type=Path)
+REPOSITORY = click.option(
+    "--repository", type=PATH, help="Model repository to serve. [default: the reference ensemble]"
+)
+
+SCORE_EXAMPLES = """\b
+Examples:
+  fundus-client score ./images --labels labels.csv
+  fundus-client score left right --output night.csv --url triton:8001
+
+\b
+Exit codes: 0 all scored, 1 fatal, 2 usage, 3 some files failed, 4 server unreachable."""
+
+
+@click.group(cls=FundusGroup)
+@click.version_option(package_name="fundus-triton", prog_name="fundus-client")
+def main() -> None:
+    """Detect glaucoma on colour fundus photographs, in batches."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # unwinds: the server ends too
+
+
+@main.command(epilog=SCORE_EXAMPLES)
+@click.argument("paths", nargs=-1, required=True, type=PATH)
+@click.option(
+    "--labels", type=click.Path(exists=True, path_type=Path), help="Table of image_id and 0/1 labels."
+)
+@click.option("--output", default="scores.csv", show_default=True, type=PATH, help="Table to write.")
+@click.option("--url", help="host:port of a Triton gRPC server. [default: start the embedded one]")
+@REPOSITORY
+@click.option(
+    "--in-flight", default=64, show_default=True, type=click.IntRange(1), help="Images sent at once."
+)
+@click.option("--timeout", default=600.0, show_default=True, help="Seconds to wait for one answer.")
+@click.option("--wait", default=120.0, show_default=True, help="Seconds to wait for a ready server.")
+def score(
+    paths: tuple[Path, ...],
+    labels: Path | None,
+    output: Path,
+    url: str | None,
+    repository: Path | None,
+    in_flight: int,
+    timeout: float,
+    wait: float,
+) -> None:
+    """Score every image below PATHS: one row per file, with a probability or the reason why there is none.
+
+    Folders are searched recursively for JPEG, PNG, TIFF and BMP files. Writes the table --output, and beside
+    it run.json, which says how it was made. With --labels it also prints the AUC with its 95 % interval.
+    """
+    if url and repository:
+        raise UsageError(
+            "--url and --repository exclude each other: a running server has its own repository."
+        )
+    n_files = _count(paths)
+    _check_writable(output)
+
+    async def run(address: str) -> tuple[EnsembleSpec, LabelTable | None, RunSummary]:
+        async with connect(address, ready_timeout_s=wait, timeout_s=timeout) as scorer:
+            table = read_labels(labels, scorer.spec.labels) if labels else None
+            with progress_bar() as progress:
+                task = progress.add_task("scoring", total=n_files)
+                window = Window(in_flight)
+                summary = await score_files(scorer, paths, output, window, lambda: progress.advance(task))
+            return scorer.spec, table, summary
+
+    with _server(url, repository, wait) as address:
+        spec, table, summary = asyncio.run(run(address))
+    evaluation = _evaluate(output, table, spec) if table else None
+    write_run_json(output, _arguments(), spec, summary, evaluation)
+    _print(summary, evaluation, output)
+    if summary.server_lost:
+        raise ServerUnreachableError(
+            "The server went away during the run. Start it and score the failed rows again."
+        )
+    if summary.n_failed:
+        sys.exit(EXIT_SOME_FAILED)
+
+
+def _count(paths: tuple[Path, ...]) -> int:
+    n_files = sum(1 for _ in find_images(paths))
+    if n_files == 0:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise UsageError(f"There is no image below {', '.join(map(str, paths))}; looked for {suffixes}.")
+    return n_files
+
+
+def _check_writable(output: Path) -> None:
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise UsageError(f"'{output}' cannot be written: give a file name in a folder that exists.")
+
+
+@contextmanager
+def _server(url: str | None, repository: Path | None, wait_s: float) -> Iterator[str]:
+    """Give the address of the server at `url`, or of an embedded one that ends with the block."""
+    if url:
+        yield url
+        return
+    folder = repository or reference_repository()
+    read_manifest(folder)
+    with embedded_server(folder, ready_timeout_s=wait_s) as server:
+        yield server.grpc_address
+
+
+def reference_repository() -> Path:
+    """Return the folder of the reference ensemble: in the installed package, or in the source tree.
+
+    Raises:
+        UsageError: neither is there.
+    """
+    here = Path(__file__).resolve()
+    for folder in (here.parent / "triton_models", here.parents[2] / "triton_models"):
+        if folder.is_dir():
+            return folder
+    raise UsageError("The reference ensemble is not installed. Give --repository or --url.")
+
+
+def _evaluate(output: Path, table: LabelTable, spec: EnsembleSpec) -> Evaluation | None:
+    try:
+        return evaluate_output(output, table, spec)
+    except LabelsError as error:  # the scores are there and stay; only the comparison is impossible
+        say(f"No AUC: {error}")
+        return None
+
+
+def _arguments() -> dict[str, Any]:
+    context = click.get_current_context()
+    return {name: _plain(value) for name, value in context.params.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _print(summary: RunSummary, evaluation: Evaluation | None, output: Path) -> None:
+    speed = f"{summary.wall_s:.1f} s, {summary.images_per_s:.1f} images/s"
+    click.echo(f"scored {summary.n_scored} of {summary.n_files} files in {speed}")
+    for reason, count in sorted(summary.reasons.items()):
+        click.echo(f"failed {count}: {reason}")
+    if evaluation:
+        click.echo("\n".join(evaluation_lines(evaluation)))
+    click.echo(f"table  {output}\nrun    {run_json_path(output)}")
+
+
+@main.command(epilog="Example:\n\n\b\n  fundus-client serve --grpc-port 8001")
+@REPOSITORY
+@click.option("--grpc-port", default=8001, show_default=True)
+@click.option("--http-port", default=8000, show_default=True)
+@click.option("--metrics-port", default=8002, show_default=True)
+def serve(repository: Path | None, grpc_port: int, http_port: int, metrics_port: int) -> None:
+    """Keep the embedded server up for other clients on this machine, until Ctrl-C."""
+    folder = repository or reference_repository()
+    spec = read_manifest(folder)
+    with embedded_server(folder, ports=Ports(grpc_port, http_port, metrics_port)) as server:
+        say(f"Serving {spec.name} {spec.version} ({spec.digest[:12]}) at {server.grpc_address}. End: Ctrl-C")
+        with suppress(KeyboardInterrupt):
+            while server.is_alive():
+                time.sleep(1)
+            raise ServerError(f"The server ended by itself. Its log says:\n{server.complaints()}")
+
+
+@main.command(epilog="Example:\n\n\b\n  fundus-client sample demo -n 64")
+@click.argument("folder", type=PATH)
+@click.option("-n", "--count", default=64, show_default=True, help="How many images.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the first image.")
+def sample(folder: Path, count: int, seed: int) -> None:
+    """Write synthetic fundus phantoms and their labels.csv into FOLDER.
+
+    They are drawings, no photographs: the label is the cup-to-disc ratio that was drawn. Good for trying the
+    tool without patient data; a score on them says nothing about an eye.
+    """
+    with progress_bar() as progress:
+        for _ in progress.track(write_samples(folder, count, seed), total=count, description="drawing"):
+            pass
+    click.echo(f"{count} synthetic phantoms and labels.csv in {folder}")

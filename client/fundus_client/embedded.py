@@ -1,0 +1,299 @@
+"""Start the real `tritonserver` of the `nvidia-pytriton` wheel, and end it on every way out.
+
+    with embedded_server(Path("triton_models")) as server:
+        client = tritonclient.grpc.InferenceServerClient(server.grpc_address)
+
+Below `fundus_client.supervisor` the server runs in a session of its own, so Ctrl-C reaches the client only.
+When the client ends, even by `kill -9`, the server, its Python stubs, its shared memory and its temporary
+folder go too.
+"""
+
+import ctypes.util
+import importlib.util
+import os
+import re
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from fundus_client import supervisor
+from fundus_core.errors import BundleError, MissingExtraError, ServerError, ServerUnreachableError
+
+HOST = "127.0.0.1"
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_PORT_ATTEMPTS = 5
+_POLL_S = 0.02
+_END_TIMEOUT_S = supervisor.GRACE_S + supervisor.KILL_TIMEOUT_S + 1
+_ANSWER_TIMEOUT_S = 5.0
+_NO_PROXY = [("grpc.enable_http_proxy", 0)]  # gRPC obeys http_proxy even for 127.0.0.1
+_LOG_PREFIX = re.compile(r'^[EWIF]\d{4} [\d:.]+ \d+ \S+\] +"?')
+_STUCK = "Python model file not found|error while loading shared libraries"  # the server then waits for ever
+_QUIET = re.compile(
+    rf"^[WI]\d{{4}} (?!.*({_STUCK}))|^[\s|]|CudaDriver|NVML|Failed to create instance|all models"
+)
+_ALARM = re.compile(r"error|fail|not healthy|cannot|abort", re.IGNORECASE)
+_TAKEN = re.compile(r"'[\d.]+:(\d+)' already in use")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """TCP ports on 127.0.0.1; a protocol without a port is not served."""
+
+    grpc: int
+    http: int | None = None
+    metrics: int | None = None
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The ports that are served."""
+        return tuple(port for port in (self.grpc, self.http, self.metrics) if port is not None)
+
+
+@dataclass(frozen=True)
+class EmbeddedServer:
+    """A running server; its addresses are "host:port"."""
+
+    ports: Ports
+    runtime: Path
+    supervisor: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def grpc_address(self) -> str:
+        """Where gRPC is served."""
+        return f"{HOST}:{self.ports.grpc}"
+
+    @property
+    def http_address(self) -> str | None:
+        """Where HTTP is served, if it is."""
+        return None if self.ports.http is None else f"{HOST}:{self.ports.http}"
+
+    @property
+    def metrics_address(self) -> str | None:
+        """Where Prometheus metrics are served, if they are."""
+        return None if self.ports.metrics is None else f"{HOST}:{self.ports.metrics}"
+
+    @property
+    def log_path(self) -> Path:
+        """The server's log; it goes away with the server."""
+        return self.runtime / "tritonserver.log"
+
+    def is_alive(self) -> bool:
+        """Whether the server's process still runs."""
+        return self.supervisor.poll() is None
+
+    def log_tail(self, lines: int = 12) -> str:
+        """Return the last lines of the server's log."""
+        return "\n".join(self._log()[-lines:])
+
+    def complaints(self) -> str:
+        """Return what went wrong according to the server's log, or its last lines when it does not say."""
+        said = [_readable(x) for x in self._log() if _ALARM.search(x) and not _QUIET.search(x)]
+        return "\n".join(said[-12:]) or self.log_tail()
+
+    def _log(self) -> list[str]:
+        return self.log_path.read_text(errors="replace").splitlines()
+
+
+class PortTakenError(ServerError):
+    """Another program listens on a port that the server needs."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(f"Port {port} on {HOST} is in use. Choose another, or end the program behind it.")
+
+
+@contextmanager
+def embedded_server(
+    repository: Path, *, ports: Ports | None = None, ready_timeout_s: float = 120.0
+) -> Iterator[EmbeddedServer]:
+    """Serve a model repository on 127.0.0.1 while the block runs; without `ports`: gRPC on a free one."""
+    if not repository.is_dir():
+        raise BundleError(f"There is no model repository at {repository}. Check the path, or export one.")
+    wheel = _find_wheel()
+    for attempt in range(1, _PORT_ATTEMPTS + 1):
+        with _running(wheel, repository.resolve(), ports or Ports(_free_port())) as server:
+            try:
+                _wait_until_ready(server, ready_timeout_s)
+            except PortTakenError:
+                if ports is not None or attempt == _PORT_ATTEMPTS:
+                    raise
+                continue  # another program was faster on the port that was free
+            yield server
+            return
+
+
+@contextmanager
+def _running(wheel: "_Wheel", repository: Path, ports: Ports) -> Iterator[EmbeddedServer]:
+    """Start the supervisor, and through it the server, in a temporary folder of their own."""
+    for port in ports.chosen:
+        _check_free(port)
+    with tempfile.TemporaryDirectory(prefix="fundus-triton-", ignore_cleanup_errors=True) as folder:
+        runtime = Path(folder)
+        wheel.link_backend(runtime / "backends" / "python")
+        command = [str(wheel.folder / "bin" / "tritonserver"), *_flags(repository, ports, runtime)]
+        server = EmbeddedServer(ports, runtime, _spawn(command, runtime, wheel.environment()))
+        try:
+            yield server
+        finally:
+            server.supervisor.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                server.supervisor.wait(_END_TIMEOUT_S)
+
+
+def _flags(repository: Path, ports: Ports, runtime: Path) -> list[str]:
+    flags = {
+        "id": runtime.name,
+        "model-repository": repository,
+        "model-config-name": "embedded",
+        "backend-directory": runtime / "backends",
+        "backend-config": f"python,shm-region-prefix-name={runtime.name}",
+        "exit-timeout-secs": supervisor.EXIT_TIMEOUT_S,
+    }
+    for protocol, port in (("grpc", ports.grpc), ("http", ports.http), ("metrics", ports.metrics)):
+        served = {f"{protocol}-address": HOST, f"{protocol}-port": port}
+        flags |= {f"allow-{protocol}": "false"} if port is None else served
+    # Without completion: else every model.py starts twice, and six models take 3.5 s instead of 0.6 s.
+    return ["--disable-auto-complete-config", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def _spawn(command: list[str], runtime: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    script = [sys.executable, "-I", "-S", supervisor.__file__, str(os.getpid()), str(runtime)]
+    with (runtime / "tritonserver.log").open("wb") as log:
+        return subprocess.Popen(
+            [*script, *command],
+            cwd=runtime,  # stubs import from it first: not from the user's, where any numpy.py may lie
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _wait_until_ready(server: EmbeddedServer, timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not _is_ready(server):
+        if not server.is_alive() or re.search(_STUCK, server.log_tail()):
+            raise _death(server)
+        if time.monotonic() > deadline_s:
+            raise ServerUnreachableError(
+                f"The embedded Triton server was not ready after {timeout_s:g} s. Allow it more time. "
+                f"Its log ends with:\n{server.log_tail()}"
+            )
+        time.sleep(_POLL_S)
+
+
+def _is_ready(server: EmbeddedServer) -> bool:
+    """Whether this server, and no stranger on the same port, answers that all its models are ready."""
+    # Sockets first: the ports open once all is loaded, and gRPC pauses 1 s and more between its attempts.
+    try:
+        for port in server.ports.chosen:
+            socket.create_connection((HOST, port), _ANSWER_TIMEOUT_S).close()
+        with InferenceServerClient(server.grpc_address, channel_args=_NO_PROXY) as client:
+            identity = client.get_server_metadata(client_timeout=_ANSWER_TIMEOUT_S).name
+            ready = client.is_server_ready(client_timeout=_ANSWER_TIMEOUT_S)
+    except (OSError, InferenceServerException):
+        return False
+    return bool(ready) and identity == server.runtime.name
+
+
+def _death(server: EmbeddedServer) -> ServerError:
+    log = server.complaints()
+    if taken := _TAKEN.search(log):
+        return PortTakenError(int(taken[1]))
+    return ServerError(
+        f"The embedded Triton server did not start. Correct what its log complains about:\n{log}"
+    )
+
+
+def _readable(line: str) -> str:
+    """Strip what Triton's log adds to a message: prefix, quotes, escapes and the Python call stack."""
+    message = _LOG_PREFIX.sub("", line).removesuffix('"').replace("\\n", "\n")
+    return "  " + message.partition("\n\nAt:")[0].replace("\n", "\n  ")
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an earlier server's closing connections
+        try:
+            probe.bind((HOST, port))
+        except PermissionError:
+            raise ServerError(f"Port {port} needs administrator rights. Choose one from 1024.") from None
+        except OSError:
+            raise PortTakenError(port) from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class _Wheel:
+    """The server's folder in the `nvidia-pytriton` wheel, and the folders of the libraries that it loads."""
+
+    folder: Path
+    libraries: tuple[Path, ...]
+
+    def link_backend(self, target: Path) -> None:
+        """Put the Python backend and the stub for this Python side by side: the wheel keeps them apart."""
+        # Links, not copies: a temporary folder may be mounted noexec.
+        target.mkdir(parents=True)
+        for part in (*(self.folder / "backends" / "python").iterdir(), _find_stub(self.folder)):
+            (target / part.name).symlink_to(part)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which server and stubs find their libraries and our packages."""
+        # A stub embeds Python. It takes the `python3` on PATH for its own place and so finds the standard
+        # library and pyvenv.cfg; PYTHONPATH adds what only this process has (a relative PYTHONPATH=core).
+        folders: dict[str, Iterable[object]] = {
+            "LD_LIBRARY_PATH": [*self.libraries, os.environ.get("LD_LIBRARY_PATH")],
+            "PATH": [Path(sys.executable).parent, os.environ.get("PATH")],
+            "PYTHONPATH": sys.path,
+        }
+        joined = {name: os.pathsep.join(str(x) for x in values if x) for name, values in folders.items()}
+        return {**os.environ, **joined}
+
+
+def _find_wheel() -> _Wheel:
+    # Found, not imported: importing it takes 0.5 s and starts its logging.
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise MissingExtraError("embedded", "the bundled Triton server (nvidia-pytriton)")
+    folder = Path(spec.origin).parent / "tritonserver"
+    return _Wheel(folder, (folder.parents[1] / "nvidia_pytriton.libs", *_libpython_folders()))
+
+
+def _find_stub(folder: Path) -> Path:
+    stubs = folder / "python_backend_stubs"
+    stub = stubs / _PYTHON / "triton_python_backend_stub"
+    if not stub.is_file():
+        known = sorted((path.name for path in stubs.iterdir()), key=lambda name: int(name.partition(".")[2]))
+        raise ServerError(
+            f"The bundled Triton server cannot run models with Python {_PYTHON}, only with "
+            f"{', '.join(known)}. Install fundus-triton under one of these, or use another Triton server."
+        )
+    return stub
+
+
+def _libpython_folders() -> list[Path]:
+    """Return where this Python keeps the library that a stub embeds; nothing if the loader finds it."""
+    library = f"libpython{_PYTHON}.so.1.0"
+    candidates = [Path(sysconfig.get_config_var("LIBDIR") or ""), Path(sys.base_prefix, "lib")]
+    folders = [folder for folder in candidates if (folder / library).is_file()][:1]
+    if not folders and ctypes.util.find_library(f"python{_PYTHON}") is None:
+        raise ServerError(
+            f"The bundled Triton server needs {library}, and {sys.executable} comes without it. "
+            f"Install it (Debian, Ubuntu: apt install libpython{_PYTHON}), or use a Python from conda or uv."
+        )
+    return folders

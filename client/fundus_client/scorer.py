@@ -1,0 +1,152 @@
+"""One image, one request: the Triton gRPC protocol, asynchronous."""
+
+import asyncio
+import re
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from fundus_core.ensemble import (
+    ENSEMBLE_MODEL,
+    FOLD_PROBABILITY,
+    IMAGE,
+    MANIFEST_PARAMETER,
+    PROBABILITY,
+    EnsembleSpec,
+)
+from fundus_core.errors import (
+    IMAGE_REASONS,
+    BundleError,
+    ImageError,
+    ImageReason,
+    ServerError,
+    ServerUnreachableError,
+)
+
+POLL_S = 0.2
+_REASON = re.compile(rf"\b({'|'.join(IMAGE_REASONS)}): (.*)", re.DOTALL)
+_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),  # a hospital's http_proxy is for the web, not for the server beside us
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The ensemble's answer to one image: `probability` (K,) is the mean of `fold_probability` (F, K)."""
+
+    probability: tuple[float, ...]
+    fold_probability: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A connection to one server; `spec` is what that server says of its ensemble."""
+
+    spec: EnsembleSpec
+    timeout_s: float
+    stub: service_pb2_grpc.GRPCInferenceServiceStub = field(repr=False)
+
+    async def score(self, data: bytes) -> Prediction:
+        """Return the answer to one encoded image file.
+
+        Raises:
+            ImageError: the server refused this image.
+            ServerUnreachableError: the connection broke, or no answer came within `timeout_s`.
+            ServerError: any other trouble of the server, such as a full queue.
+        """
+        try:
+            answer = await self.stub.ModelInfer(_request(data), timeout=self.timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error, self.timeout_s) from None
+        return _prediction(answer, (len(self.spec.folds), len(self.spec.labels)))
+
+
+@asynccontextmanager
+async def connect(address: str, *, ready_timeout_s: float, timeout_s: float) -> AsyncIterator[Scorer]:
+    """Wait until the server at "host:port" is ready, and give a scorer that knows its ensemble.
+
+    Raises:
+        ServerUnreachableError: not ready within `ready_timeout_s`.
+        BundleError: the server serves no fundus ensemble.
+    """
+    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        await _wait_until_ready(stub, address, ready_timeout_s)
+        yield Scorer(await _read_spec(stub, address), timeout_s, stub)
+
+
+async def _wait_until_ready(
+    stub: service_pb2_grpc.GRPCInferenceServiceStub, address: str, timeout_s: float
+) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not await _is_ready(stub):
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        hint = "Check that it runs and that this is its gRPC port."
+        raise ServerUnreachableError(f"No Triton server is ready at {address}. {hint}") from None
+
+
+async def _is_ready(stub: service_pb2_grpc.GRPCInferenceServiceStub) -> bool:
+    try:
+        answer = await stub.ServerReady(service_pb2.ServerReadyRequest(), wait_for_ready=True)
+    except grpc.aio.AioRpcError:
+        return False
+    return bool(answer.ready)
+
+
+async def _read_spec(stub: service_pb2_grpc.GRPCInferenceServiceStub, address: str) -> EnsembleSpec:
+    try:
+        answer = await stub.ModelConfig(service_pb2.ModelConfigRequest(name=ENSEMBLE_MODEL))
+    except grpc.aio.AioRpcError as error:
+        hint = "Serve a repository made by `fundus-export repository`."
+        raise BundleError(f"{address} serves no {ENSEMBLE_MODEL} ({error.details()}). {hint}") from None
+    return EnsembleSpec.from_json(answer.config.parameters[MANIFEST_PARAMETER].string_value)
+
+
+def _request(data: bytes) -> service_pb2.ModelInferRequest:
+    tensor = service_pb2.ModelInferRequest.InferInputTensor(name=IMAGE, datatype="BYTES", shape=[1, 1])
+    outputs = [
+        service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name)
+        for name in (PROBABILITY, FOLD_PROBABILITY)
+    ]
+    return service_pb2.ModelInferRequest(
+        model_name=ENSEMBLE_MODEL,
+        inputs=[tensor],
+        outputs=outputs,
+        raw_input_contents=[struct.pack("<I", len(data)) + data],
+    )
+
+
+def _prediction(answer: service_pb2.ModelInferResponse, shape: tuple[int, int]) -> Prediction:
+    content = dict(zip((output.name for output in answer.outputs), answer.raw_output_contents, strict=True))
+    probability = _floats(content.get(PROBABILITY, b""), (shape[1],))
+    folds = _floats(content.get(FOLD_PROBABILITY, b""), shape)
+    return Prediction(tuple(probability.tolist()), tuple(map(tuple, folds.tolist())))
+
+
+def _floats(content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    values = np.frombuffer(content, "<f4")
+    if values.size != np.prod(shape) or not ((values >= 0) & (values <= 1)).all():
+        raise ServerError(f"The server's answer is no {shape} of probabilities. Check its models.")
+    return values.reshape(shape)
+
+
+def _translated(error: grpc.aio.AioRpcError, timeout_s: float) -> ImageError | ServerError:
+    code, details = error.code(), error.details() or ""
+    if code == grpc.StatusCode.INVALID_ARGUMENT and (found := _REASON.search(details)):
+        return ImageError(cast(ImageReason, found[1]), found[2])
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return ServerUnreachableError(f"No answer within {timeout_s:g} s.")
+    if code == grpc.StatusCode.UNAVAILABLE and "queue" not in details:
+        return ServerUnreachableError("The connection to the server broke.")
+    return ServerError(f"{code.name}: {details}")

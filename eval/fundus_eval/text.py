@@ -1,0 +1,27 @@
+"""An evaluation as lines of text."""
+
+from collections.abc import Iterator
+
+from fundus_eval.evaluation import Evaluation, LabelEvaluation
+
+
+def evaluation_lines(evaluation: Evaluation) -> Iterator[str]:
+    """Lay an evaluation out as aligned names and values: the same on a terminal and in a pipe."""
+    pairs = [pair for label in evaluation.labels for pair in _label_pairs(label)]
+    if len(evaluation.labels) > 1 and evaluation.auc_macro is not None:
+        pairs.append(("mean AUC", f"{evaluation.auc_macro:.3f}"))
+    left_out = f"{evaluation.n_failed} failed, {evaluation.n_unlabelled} without a label"
+    pairs.append(("files", f"{evaluation.n_files}: {left_out}"))
+    pairs.append(("labels", f"{evaluation.n_labels_without_image} without an image"))
+    width = max(len(name) for name, _ in pairs) + 2
+    return (f"{name:<{width}}{value}" for name, value in pairs)
+
+
+def _label_pairs(label: LabelEvaluation) -> Iterator[tuple[str, str]]:
+    yield label.label, f"{label.n} images, {label.n_positive} positive"
+    yield "  AUC", str(label.auc or label.auc_missing_reason)
+    if label.fold_auc:
+        yield "  folds", " ".join(f"{value:.3f}" for value in label.fold_auc)
+    if label.operating_point:
+        yield "  sensitivity", str(label.operating_point.sensitivity or "no positive image")
+        yield "  specificity", str(label.operating_point.specificity or "no negative image")

@@ -1,0 +1,80 @@
+"""Fixtures: phantoms, a tiny ensemble made by the real commands, and the real photographs where they are."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+COMMANDS = Path(sys.executable).parent
+
+TINY_RECIPE = """
+name = "tiny"
+[preprocess]
+size_px = 64
+[network]
+architecture = "test_efficientnet"
+pretrained = false
+[split]
+test_size = 0.3
+folds = 2
+[phantoms]
+count = 4
+[training]
+epochs = 2
+batch_size = 8
+"""
+
+
+def command(name: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run one of the four commands as a user does; `name` is "client", "train", "export" or "eval"."""
+    line = [str(COMMANDS / f"fundus-{name}"), *map(str, arguments)]
+    defaults = {"capture_output": True, "text": True, "timeout": 300, "errors": "surrogateescape"}
+    return subprocess.run(line, **(defaults | options))  # type: ignore[call-overload,no-any-return]
+
+
+def succeed(name: str, *arguments: object) -> str:
+    """Run a command that must succeed; return its stdout."""
+    done = command(name, *arguments)
+    assert done.returncode == 0, f"{done.args}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 synthetic phantoms with labels.csv."""
+    folder = tmp_path_factory.mktemp("phantoms") / "phantoms"
+    succeed("client", "sample", folder, "-n", 48)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, phantom_folder: Path) -> Path:
+    """A finished training run of two tiny folds; its scores mean nothing."""
+    pytest.importorskip("torch", reason="training needs the train extra")
+    folder = tmp_path_factory.mktemp("training")
+    recipe = folder / "tiny.toml"
+    recipe.write_text(TINY_RECIPE)
+    run = folder / "run"
+    labels = phantom_folder / "labels.csv"
+    succeed("train", "fit", recipe, "--data", labels, "--images", phantom_folder, "--output", run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_repository(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
+    """The model repository of `tiny_run`."""
+    repository = tmp_path_factory.mktemp("export") / "repository"
+    succeed("export", "repository", tiny_run, repository)
+    return repository
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Path:
+    """The folder of real labelled photographs; without it the test is skipped."""
+    folder = Path(os.environ.get("FUNDUS_DATA", SHARED / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real photographs at {folder}; set FUNDUS_DATA to their folder")
+    return folder
