@@ -31,6 +31,7 @@ from fundus_eval.evaluation import Evaluation
 from fundus_eval.text import evaluation_lines
 
 PATH = click.Path(path_type=Path)
+PORT = click.IntRange(1, 65535)
 REPOSITORY = click.option(
     "--repository", type=PATH, help="Model repository to serve. [default: the reference ensemble]"
 )
@@ -177,9 +178,9 @@ def _print(summary: RunSummary, evaluation: Evaluation | None, output: Path) -> 
 
 @main.command(epilog="Example:\n\n\b\n  fundus-client serve --grpc-port 8001")
 @REPOSITORY
-@click.option("--grpc-port", default=8001, show_default=True)
-@click.option("--http-port", default=8000, show_default=True)
-@click.option("--metrics-port", default=8002, show_default=True)
+@click.option("--grpc-port", default=8001, show_default=True, type=PORT)
+@click.option("--http-port", default=8000, show_default=True, type=PORT)
+@click.option("--metrics-port", default=8002, show_default=True, type=PORT)
 def serve(repository: Path | None, grpc_port: int, http_port: int, metrics_port: int) -> None:
     """Keep the embedded server up for other clients on this machine, until Ctrl-C."""
     folder = repository or reference_repository()
