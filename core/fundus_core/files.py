@@ -53,7 +53,7 @@ def _base(roots: Sequence[Path]) -> Path:
 def _walk(folder: Path, folder_id: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[ImageRef]:
     try:
         status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: _sort_name(entry.name, entry.is_dir()))
+        entries = sorted(os.scandir(folder), key=lambda entry: _sort_name(entry.name, _is_folder(entry)))
     except OSError:
         yield ImageRef(f"{folder_id}/", folder)
         return
@@ -62,10 +62,17 @@ def _walk(folder: Path, folder_id: str, ancestors: frozenset[tuple[int, int]]) -
         return
     for entry in entries:
         image_id = f"{folder_id}/{entry.name}" if folder_id else entry.name
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _walk(Path(entry.path), image_id, ancestors | {inode})
         elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
             yield ImageRef(image_id, Path(entry.path))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that nobody may enter; reading it gives the reason
+        return False
 
 
 def _sort_name(name: str, is_folder: bool) -> str:

@@ -18,6 +18,8 @@ def build(cls: type[T], data: Mapping[str, Any], error: type[FundusError], where
     Raises:
         error: an unknown or missing key, or a value of the wrong type; `where` names the place.
     """
+    if not isinstance(data, Mapping):
+        raise error(f"{where}: expected keys with values, got {data!r}.")
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
@@ -30,7 +32,10 @@ def build(cls: type[T], data: Mapping[str, Any], error: type[FundusError], where
         if name not in data and not optional:
             raise error(f"{where}: the key '{name}' is missing.")
     values = {key: _value(hints[key], value, error, f"{where}.{key}") for key, value in data.items()}
-    return cls(**values)
+    try:
+        return cls(**values)
+    except FundusError as problem:  # what the dataclass itself refuses
+        raise error(f"{where}: {problem}") from None
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:

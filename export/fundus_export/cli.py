@@ -9,7 +9,7 @@ from fundus_core.console import FundusGroup, quiet_libraries, say, stderr
 from fundus_core.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from fundus_export.onnx import Parity, WeightStorage
+    from fundus_export.onnx import Parity
 
 EXAMPLE = "Example:\n\n\b\n  fundus-export repository runs/first model_repository"
 
@@ -22,19 +22,9 @@ def main() -> None:
 
 @main.command(epilog=EXAMPLE)
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--weights",
-    "storage",
-    type=click.Choice(["float32", "float16"]),
-    default="float32",
-    show_default=True,
-    help="How weights are stored; the graph computes in float32 either way.",
-)
-@click.option(
-    "--bundle-version", "version", default="1", show_default=True, help="For the manifest."
-)
-def repository(run: Path, out: Path, storage: "WeightStorage", version: str) -> None:
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--bundle-version", "version", default="1", show_default=True, help="For the manifest.")
+def repository(run: Path, out: Path, version: str) -> None:
     """Export the finished training RUN to the Triton model repository OUT.
 
     Each fold becomes an ONNX graph with its test-time views inside; its answers on real preprocessed images
@@ -51,7 +41,7 @@ def repository(run: Path, out: Path, storage: "WeightStorage", version: str) -> 
         say(f"fold {index}: {parity}")
 
     with stderr.status("exporting"):
-        spec = export_repository(run, out, version, storage, report)
+        spec = export_repository(run, out, version, report)
     thresholds = ", ".join(f"{k} {t:.4f}" for k, t in zip(spec.labels, spec.thresholds, strict=True))
     say(f"{len(spec.folds)} folds x {len(spec.views)} views, threshold {thresholds}")
     say(f"digest {spec.digest}")

@@ -31,7 +31,7 @@ from fundus_eval.auc import auc_delong
 from fundus_eval.operating import youden_threshold
 from fundus_export.configs import render_configs
 from fundus_export.graph import FoldAverage, FoldWithViews
-from fundus_export.onnx import Parity, WeightStorage, check_parity, export_graph
+from fundus_export.onnx import Parity, check_parity, export_graph
 from fundus_train.checkpoint import CheckpointSpec, load_checkpoint
 from fundus_train.fit import checkpoint_path
 from fundus_train.results import OUT_OF_FOLD, SPLIT, read_run_json
@@ -44,7 +44,7 @@ MODEL_PY = {
 
 
 def export_repository(
-    run: Path, out: Path, version: str, storage: WeightStorage, report: Callable[[int, Parity], None]
+    run: Path, out: Path, version: str, report: Callable[[int, Parity], None]
 ) -> EnsembleSpec:
     """Write the model repository of the finished `run` to `out`, whole or not at all.
 
@@ -64,7 +64,7 @@ def export_repository(
     n_folds = summary["recipe"]["split"]["folds"]
     checkpoints = []
     for index in range(n_folds):
-        checkpoint, difference = _export_fold(run, partial, index, storage)
+        checkpoint, difference = _export_fold(run, partial, index)
         report(index, difference)
         checkpoints.append(checkpoint)
     spec = _spec(run, partial, version, checkpoints, summary)
@@ -76,13 +76,13 @@ def export_repository(
     return spec
 
 
-def _export_fold(run: Path, out: Path, index: int, storage: WeightStorage) -> tuple[CheckpointSpec, Parity]:
+def _export_fold(run: Path, out: Path, index: int) -> tuple[CheckpointSpec, Parity]:
     network, checkpoint = load_checkpoint(checkpoint_path(run, index))
     module = FoldWithViews(network, views_named(checkpoint.recipe.views))
     path = _model_path(out, fold_model(index))
     pixels = _parity_pixels(run)
     example = [torch.from_numpy(pixels[:2])]
-    export_graph(module, example, [PIXELS], [PROBABILITY], path, storage)
+    export_graph(module, example, [PIXELS], [PROBABILITY], path)
     return checkpoint, check_parity(module, path, pixels)
 
 
@@ -94,7 +94,11 @@ def _model_path(out: Path, model: str) -> Path:
 
 def _parity_pixels(run: Path) -> Pixels:
     """Return real preprocessed images of the run's cache, evenly spread (N, S, S, 3)."""
-    stored = np.load(run / "cache" / "pixels.npy", mmap_mode="r")
+    try:
+        stored = np.load(run / "cache" / "pixels.npy", mmap_mode="r")
+    except OSError:
+        hint = "Run the same `fundus-train fit` command again; it fills the cache."
+        raise BundleError(f"'{run}' has no cache of preprocessed images to compare on. {hint}") from None
     return np.array(stored[np.linspace(0, len(stored) - 1, min(PARITY_IMAGES, len(stored)), dtype=int)])
 
 

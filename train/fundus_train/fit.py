@@ -23,6 +23,7 @@ from fundus_train.loop import fit_fold, predict
 from fundus_train.network import build_network
 from fundus_train.recipe import Recipe
 from fundus_train.results import INNER_TEST, OUT_OF_FOLD, SPLIT, Predictions, write_run_json, write_tables
+from fundus_train.rounding import round_weights
 
 IDENTITY = "identity.json"
 Part = NDArray[np.int64]
@@ -101,7 +102,9 @@ class Experiment:
         if path.exists() and path.read_text() != identity:
             hint = "Choose another --output."
             raise RecipeError(f"'{self.run}' holds a run of another recipe or labels table. {hint}")
-        path.write_text(identity)
+        self.fabric.barrier()
+        if self.fabric.is_global_zero:
+            path.write_text(identity)
 
     def _load(self) -> Cases:
         task = self.progress.add_task("reading", total=None)
@@ -132,6 +135,7 @@ class Experiment:
         resume = self.run / f"fold_{fold}.resume"
         fit_fold(self.fabric, network, self.recipe.training, cases, index, seed, resume, report)
         if self.fabric.is_global_zero:
+            round_weights(network, torch.from_numpy(cases.pixels[:1]).to(self.fabric.device))
             save_checkpoint(path, network, CheckpointSpec(self.recipe, fold, network.normalise))
             resume.unlink()
         self.fabric.barrier()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as lit
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from fundus_core.errors import RecipeError
 from fundus_core.views import VIEWS, View
 from fundus_train.cases import Cases
 from fundus_train.network import FundusNetwork, mean_probability
@@ -57,6 +59,10 @@ def fit_fold(
             CaseDataset(cases, index), training.batch_size, shuffle=True, drop_last=True, generator=shuffle
         )
     )
+    if len(loader) == 0:
+        raise RecipeError(
+            f"{len(index)} training cases make no batch of {training.batch_size}. Lower batch_size."
+        )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(training.epochs, len(loader)))
     state = {"model": model, "optimizer": optimizer, "schedule": schedule, "epoch": 0}
     if resume_path.exists():
@@ -73,7 +79,7 @@ def fit_fold(
 def train_epoch(
     fabric: lit.Fabric,
     model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: Iterable[Any],  # of (pixels, targets)
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     training: Training,

@@ -41,6 +41,10 @@ class Phantoms:
     count: int = 0
     first_seed: int = 1_000_000
 
+    def __post_init__(self) -> None:
+        if self.count < 0 or self.first_seed < 0:
+            raise RecipeError(f"count is {self.count} and first_seed {self.first_seed}; choose 0 or more.")
+
     @property
     def seeds(self) -> range:
         """The seeds that are drawn."""
