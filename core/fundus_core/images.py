@@ -1,8 +1,8 @@
 """Encoded bytes -> uint8 RGB pixels, for JPEG, PNG, TIFF and BMP.
 
-8 and 16 bit, grey, palette and alpha all become 8-bit RGB: 16 bit keeps the high byte, alpha is dropped.
-The EXIF orientation is ignored on purpose: fundus cameras write upright pixels, and a tag that an archive
-rewrote must not turn an eye. Of a file with several pages the first counts.
+8 and 16 bit, grey, palette and alpha all become 8-bit RGB: 16 bit keeps the high byte (colour TIFF rounds),
+alpha is dropped. The EXIF orientation is ignored on purpose: fundus cameras write upright pixels, and a tag
+that an archive rewrote must not turn an eye. Of a file with several pages the first counts.
 """
 
 import io

@@ -55,7 +55,7 @@ def load_cases(recipe: Recipe, labels: LabelTable, images: Path, cache: Path, ti
         LabelsError: not one photograph is left.
     """
     key = _cache_key(recipe, labels, images)
-    if _stored_key(cache) != key:
+    if _stored_key(cache) != key or not (cache / "pixels.npy").is_file():
         _fill_cache(recipe, labels, images, cache, key, tick)
     index = json.loads((cache / "index.json").read_text())
     return _select(recipe, labels, index["outcomes"], np.load(cache / "pixels.npy", mmap_mode="r"))

@@ -1,5 +1,6 @@
 """A fold's network: uint8 pixels in, logits out. It normalises itself, so nobody else has to."""
 
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,7 +51,8 @@ def build_backbone(recipe: Recipe, weights: Path | None = None) -> nn.Module:
     `pretrained = false` starts from random weights.
 
     Raises:
-        RecipeError: an unknown architecture, or weights that do not belong to it.
+        RecipeError: an unknown architecture, an image size that it cannot take, or weights that do not
+            belong to it.
     """
     architecture = recipe.network.architecture
     if not timm.is_model(architecture):
@@ -64,9 +66,20 @@ def build_backbone(recipe: Recipe, weights: Path | None = None) -> nn.Module:
     except (OSError, RuntimeError) as error:
         hint = "Give a local file with --weights, or set pretrained = false."
         raise RecipeError(f"timm cannot make '{architecture}' with its weights ({error}). {hint}") from None
+    _check_size(backbone, architecture, recipe.preprocess.size_px)
     if weights is not None and recipe.network.pretrained:
         _load_pretrained(backbone, architecture, weights)
     return backbone
+
+
+@torch.inference_mode()
+def _check_size(backbone: nn.Module, architecture: str, size_px: int) -> None:
+    try:
+        backbone.eval()(torch.zeros(1, 3, size_px, size_px))
+    except (RuntimeError, AssertionError) as error:
+        hint = "Choose another size_px, such as a multiple of 32."
+        raise RecipeError(f"'{architecture}' cannot take {size_px} px images ({error}). {hint}") from None
+    backbone.train()
 
 
 def _config(backbone: nn.Module) -> dict[str, Any]:
@@ -84,6 +97,12 @@ def _load_pretrained(backbone: nn.Module, architecture: str, weights: Path) -> N
         state = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise RecipeError(f"'{weights}' is no safetensors file ({error}).") from None
+    adapt = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if adapt:  # timm's own: position embeddings to another image size
+        try:
+            state = adapt(state, backbone)
+        except Exception as error:  # foreign weights may trip it anywhere
+            raise RecipeError(f"'{weights.name}' is not for {architecture} ({error!r}).") from None
     own = backbone.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     classifier = _config(backbone)["classifier"]
