@@ -14,7 +14,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from fundus_core.ensemble import IMAGE, PIXELS
 from fundus_core.errors import BundleError, ImageError
@@ -61,7 +60,7 @@ class PreprocessModel:
 
 
 class OnnxModel:
-    """Runs the `model.onnx` beside the importing `model.py`; the requests of a batch are one session call."""
+    """Runs the `model.onnx` beside the importing `model.py`."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the session with this model's share of the cores."""
@@ -80,22 +79,12 @@ class OnnxModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Return one response per request."""
+        # One at a time: on a CPU a larger batch is no faster and needs several times the memory.
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
         import triton_python_backend_utils as pb_utils
 
-        def array(request: Any, name: str) -> NDArray[Any]:
-            value: NDArray[Any] = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-            return value
-
-        feed = {name: [array(request, name) for request in requests] for name in self._inputs}
-        sizes = [len(value) for value in feed[self._inputs[0]]]
-        results = self._session.run(
-            self._outputs, {name: np.concatenate(value) for name, value in feed.items()}
-        )
-        cuts = np.cumsum(sizes)[:-1]
-        parts = zip(*(np.split(result, cuts) for result in results), strict=True)
-        return [
-            pb_utils.InferenceResponse(
-                [pb_utils.Tensor(*pair) for pair in zip(self._outputs, part, strict=True)]
-            )
-            for part in parts
-        ]
+        feed = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}
+        results = zip(self._outputs, self._session.run(self._outputs, feed), strict=True)
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in results])

@@ -61,9 +61,11 @@ def fit(
     try:
         import lightning as lit
 
+        from fundus_train.allocator import keep_freed_memory
         from fundus_train.fit import Experiment
     except ImportError as error:
         raise MissingExtraError("train", f"the package '{error.name}'") from None
+    keep_freed_memory()
     fabric = lit.Fabric(accelerator=accelerator, devices=devices, precision=plan.training.precision)
     fabric.launch()
     with progress_bar() as progress:

@@ -18,7 +18,7 @@ from fundus_train.cases import Cases
 from fundus_train.network import FundusNetwork, mean_probability
 from fundus_train.recipe import Training
 
-PREDICT_BATCH = 16
+PREDICT_BATCH = 4  # times the views
 Report = Callable[[int, float], None]  # (epochs done, mean loss of the last one)
 
 
