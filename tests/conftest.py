@@ -28,6 +28,11 @@ batch_size = 8
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the one way in which golden values change."""
+    parser.addoption("--refresh-golden", action="store_true", help="write tests/golden/*.json anew")
+
+
 def command(name: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     """Run one of the four commands as a user does; `name` is "client", "train", "export" or "eval"."""
     line = [str(COMMANDS / f"fundus-{name}"), *map(str, arguments)]
@@ -69,6 +74,16 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) ->
     repository = tmp_path_factory.mktemp("export") / "repository"
     succeed("export", "repository", tiny_run, repository)
     return repository
+
+
+@pytest.fixture(scope="session")
+def imagenet_weights() -> Path:
+    """ImageNet weights of tf_efficientnet_lite0; without them the test is skipped."""
+    folder = Path(os.environ.get("FUNDUS_WEIGHTS", SHARED / "weights"))
+    path = folder / "tf_efficientnet_lite0.in1k.safetensors"
+    if not path.is_file():
+        pytest.skip(f"no ImageNet weights at {path}; set FUNDUS_WEIGHTS to their folder")
+    return path
 
 
 @pytest.fixture(scope="session")

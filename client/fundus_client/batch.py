@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 
 from fundus_client.scorer import Scorer
@@ -11,6 +11,8 @@ from fundus_core.errors import ImageError, ServerError, ServerUnreachableError
 from fundus_core.files import ImageRef, read_encoded
 from fundus_core.images import DEFAULT_LIMITS
 from fundus_core.tables import ScoreRow
+
+SETTLE_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +31,23 @@ class Batch:
     window: Window = field(default_factory=Window)
     server_lost: bool = False
 
-    async def rows(self, refs: Iterable[ImageRef]) -> AsyncIterator[ScoreRow]:
+    async def rows(self, refs: Iterable[ImageRef]) -> AsyncGenerator[ScoreRow, None]:
         """Yield one row per file, in the order of `refs`; a failure is a row with a reason."""
         in_flight: deque[tuple[asyncio.Task[ScoreRow], int]] = deque()
         n_bytes = 0
-        for ref in refs:
-            size = _size(ref)
-            while in_flight and not self._has_room(len(in_flight), n_bytes + size):
-                task, done = in_flight.popleft()
-                n_bytes -= done
-                yield await task
-            in_flight.append((asyncio.create_task(self._row(ref)), size))
-            n_bytes += size
-        for task, _ in in_flight:
-            yield await task
+        try:
+            for ref in refs:
+                size = _size(ref)
+                while in_flight and not self._has_room(len(in_flight), n_bytes + size):
+                    yield await asyncio.shield(in_flight[0][0])
+                    n_bytes -= in_flight.popleft()[1]
+                in_flight.append((asyncio.create_task(self._row(ref)), size))
+                n_bytes += size
+            while in_flight:
+                yield await asyncio.shield(in_flight[0][0])
+                in_flight.popleft()
+        finally:
+            await _settle([task for task, _ in in_flight])
 
     def _has_room(self, n_images: int, n_bytes: int) -> bool:
         return n_images < self.window.max_images and n_bytes <= self.window.max_bytes
@@ -54,7 +59,7 @@ class Batch:
         try:
             data = await asyncio.to_thread(read_encoded, ref.path, DEFAULT_LIMITS)
             sha256 = hashlib.sha256(data).hexdigest()
-            answer = await self.scorer.score(data)
+            answer = await self.scorer.score(data, sha256)
         except ImageError as error:
             return _failed(ref, sha256, error.reason, str(error))
         except ServerUnreachableError as error:
@@ -63,6 +68,12 @@ class Batch:
         except ServerError as error:
             return _failed(ref, sha256, "server_error", str(error))
         return ScoreRow(ref.image_id, sha256, "scored", "", answer.probability, answer.fold_probability)
+
+
+async def _settle(tasks: list[asyncio.Task[ScoreRow]]) -> None:
+    """Wait for the answers in flight: tritonserver 2.51 may crash when requests are cancelled."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=SETTLE_S)
 
 
 def _size(ref: ImageRef) -> int:

@@ -1,6 +1,7 @@
 """`fundus-client`: score folders of fundus photographs through a Triton server."""
 
 import asyncio
+import re
 import signal
 import sys
 import time
@@ -23,7 +24,14 @@ from fundus_client.run import (
 from fundus_client.scorer import connect
 from fundus_core.console import FundusGroup, progress_bar, say
 from fundus_core.ensemble import EnsembleSpec, read_manifest
-from fundus_core.errors import EXIT_SOME_FAILED, LabelsError, ServerError, ServerUnreachableError, UsageError
+from fundus_core.errors import (
+    EXIT_SOME_FAILED,
+    FundusError,
+    LabelsError,
+    ServerError,
+    ServerUnreachableError,
+    UsageError,
+)
 from fundus_core.files import IMAGE_SUFFIXES, find_images
 from fundus_core.phantoms import write_samples
 from fundus_core.tables import LabelTable, read_labels
@@ -31,6 +39,7 @@ from fundus_eval.evaluation import Evaluation
 from fundus_eval.text import evaluation_lines
 
 PATH = click.Path(path_type=Path)
+SECONDS = click.FloatRange(0, min_open=True)
 PORT = click.IntRange(1, 65535)
 REPOSITORY = click.option(
     "--repository", type=PATH, help="Model repository to serve. [default: the reference ensemble]"
@@ -63,8 +72,12 @@ def main() -> None:
 @click.option(
     "--in-flight", default=64, show_default=True, type=click.IntRange(1), help="Images sent at once."
 )
-@click.option("--timeout", default=600.0, show_default=True, help="Seconds to wait for one answer.")
-@click.option("--wait", default=120.0, show_default=True, help="Seconds to wait for a ready server.")
+@click.option(
+    "--timeout", default=600.0, show_default=True, type=SECONDS, help="Seconds to wait for one answer."
+)
+@click.option(
+    "--wait", default=120.0, show_default=True, type=SECONDS, help="Seconds to wait for a ready server."
+)
 def score(
     paths: tuple[Path, ...],
     labels: Path | None,
@@ -80,14 +93,15 @@ def score(
     Folders are searched recursively for JPEG, PNG, TIFF and BMP files. Writes the table --output, and beside
     it run.json, which says how it was made. With --labels it also prints the AUC with its 95 % interval.
     """
-    if url and repository:
-        raise UsageError(
-            "--url and --repository exclude each other: a running server has its own repository."
-        )
+    _check_server(url, repository)
     n_files = _count(paths)
     _check_writable(output)
 
     async def run(address: str) -> tuple[EnsembleSpec, LabelTable | None, RunSummary]:
+        with _sigterm_cancels():
+            return await scored(address)
+
+    async def scored(address: str) -> tuple[EnsembleSpec, LabelTable | None, RunSummary]:
         async with connect(address, ready_timeout_s=wait, timeout_s=timeout) as scorer:
             table = read_labels(labels, scorer.spec.labels) if labels else None
             with progress_bar() as progress:
@@ -96,8 +110,10 @@ def score(
                 summary = await score_files(scorer, paths, output, window, lambda: progress.advance(task))
             return scorer.spec, table, summary
 
-    with _server(url, repository, wait) as address:
+    with _server(url, repository, wait) as address, _explained(output):
         spec, table, summary = asyncio.run(run(address))
+    if summary.n_files != n_files:
+        say(f"The files changed during the run: {n_files} at its start, {summary.n_files} rows in the table.")
     evaluation = _evaluate(output, table, spec) if table else None
     write_run_json(output, _arguments(), spec, summary, evaluation)
     _print(summary, evaluation, output)
@@ -107,6 +123,38 @@ def score(
         )
     if summary.n_failed:
         sys.exit(EXIT_SOME_FAILED)
+
+
+def _check_server(url: str | None, repository: Path | None) -> None:
+    if url is not None and repository:
+        raise UsageError(
+            "--url and --repository exclude each other: a running server has its own repository."
+        )
+    if url is not None and not re.fullmatch(r"[^/\s]+:\d{1,5}", url):
+        raise UsageError(f"--url is {url!r}. Write host:port of the server's gRPC, such as localhost:8001.")
+
+
+@contextmanager
+def _sigterm_cancels() -> Iterator[None]:
+    """SIGTERM then ends the scoring as Ctrl-C does: after the answers in flight."""
+    task, before = asyncio.current_task(), signal.getsignal(signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(task.cancel) if task else None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _explained(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        say(f"Interrupted: '{output}' was not written. Run the command again.")
+        raise click.Abort from None
+    except OSError as error:
+        raise FundusError(f"'{output}' cannot be written: {error.strerror}. Choose another place.") from None
 
 
 def _count(paths: tuple[Path, ...]) -> int:
@@ -125,7 +173,7 @@ def _check_writable(output: Path) -> None:
 @contextmanager
 def _server(url: str | None, repository: Path | None, wait_s: float) -> Iterator[str]:
     """Give the address of the server at `url`, or of an embedded one that ends with the block."""
-    if url:
+    if url is not None:
         yield url
         return
     folder = repository or reference_repository()

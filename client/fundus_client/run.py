@@ -5,6 +5,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -48,14 +49,15 @@ async def score_files(
     started = time.monotonic()
     batch = Batch(scorer, window)
     table = ScoreFormat(spec.labels, spec.thresholds, len(spec.folds), spec.digest)
-    with score_writer(output, table) as write:
-        async for row in batch.rows(find_images(paths)):
-            write(row)
-            if row.status == "scored":
-                n_scored += 1
-            else:
-                reasons[row.reason.partition(":")[0]] += 1
-            tick()
+    async with aclosing(batch.rows(find_images(paths))) as rows:
+        with score_writer(output, table) as write:
+            async for row in rows:
+                write(row)
+                if row.status == "scored":
+                    n_scored += 1
+                else:
+                    reasons[row.reason.partition(":")[0]] += 1
+                tick()
     wall_s = time.monotonic() - started
     return RunSummary(n_scored + reasons.total(), n_scored, dict(reasons), wall_s, batch.server_lost)
 

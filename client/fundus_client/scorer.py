@@ -3,6 +3,7 @@
 import asyncio
 import re
 import struct
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -55,19 +56,29 @@ class Scorer:
     timeout_s: float
     stub: service_pb2_grpc.GRPCInferenceServiceStub = field(repr=False)
 
-    async def score(self, data: bytes) -> Prediction:
-        """Return the answer to one encoded image file.
+    async def score(self, data: bytes, request_id: str) -> Prediction:
+        """Return the answer to one encoded image file; it must carry the same `request_id`.
 
         Raises:
             ImageError: the server refused this image.
             ServerUnreachableError: the connection broke, or no answer came within `timeout_s`.
-            ServerError: any other trouble of the server, such as a full queue.
+            ServerError: any other trouble of the server, such as a queue that stays full.
         """
-        try:
-            answer = await self.stub.ModelInfer(_request(data), timeout=self.timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise _translated(error, self.timeout_s) from None
+        answer = await self._answer(_request(data, request_id))
+        if answer.id != request_id:
+            raise ServerError("The server sent the answer to another request. Restart it and score again.")
         return _prediction(answer, (len(self.spec.folds), len(self.spec.labels)))
+
+    async def _answer(self, request: service_pb2.ModelInferRequest) -> service_pb2.ModelInferResponse:
+        """Send the request, again and again while the server's queue is full."""
+        deadline_s = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                return await self.stub.ModelInfer(request, timeout=self.timeout_s)
+            except grpc.aio.AioRpcError as error:
+                if not _is_full(error) or time.monotonic() > deadline_s:
+                    raise _translated(error, self.timeout_s) from None
+            await asyncio.sleep(POLL_S)
 
 
 @asynccontextmanager
@@ -113,7 +124,7 @@ async def _read_spec(stub: service_pb2_grpc.GRPCInferenceServiceStub, address: s
     return EnsembleSpec.from_json(answer.config.parameters[MANIFEST_PARAMETER].string_value)
 
 
-def _request(data: bytes) -> service_pb2.ModelInferRequest:
+def _request(data: bytes, request_id: str) -> service_pb2.ModelInferRequest:
     tensor = service_pb2.ModelInferRequest.InferInputTensor(name=IMAGE, datatype="BYTES", shape=[1, 1])
     outputs = [
         service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name)
@@ -121,6 +132,7 @@ def _request(data: bytes) -> service_pb2.ModelInferRequest:
     ]
     return service_pb2.ModelInferRequest(
         model_name=ENSEMBLE_MODEL,
+        id=request_id,
         inputs=[tensor],
         outputs=outputs,
         raw_input_contents=[struct.pack("<I", len(data)) + data],
@@ -141,12 +153,16 @@ def _floats(content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return values.reshape(shape)
 
 
+def _is_full(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() == grpc.StatusCode.UNAVAILABLE and "queue size" in (error.details() or "")
+
+
 def _translated(error: grpc.aio.AioRpcError, timeout_s: float) -> ImageError | ServerError:
     code, details = error.code(), error.details() or ""
     if code == grpc.StatusCode.INVALID_ARGUMENT and (found := _REASON.search(details)):
         return ImageError(cast(ImageReason, found[1]), found[2])
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return ServerUnreachableError(f"No answer within {timeout_s:g} s.")
-    if code == grpc.StatusCode.UNAVAILABLE and "queue" not in details:
+    if code == grpc.StatusCode.UNAVAILABLE and not _is_full(error):
         return ServerUnreachableError("The connection to the server broke.")
     return ServerError(f"{code.name}: {details}")

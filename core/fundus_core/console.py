@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -44,6 +45,7 @@ def say(message: str) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep chatty libraries from writing below warning level."""
+    """Keep chatty libraries from writing what a user can do nothing about."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|lightning)\b")
     for name in ("PIL", "torch.onnx", "onnxscript", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -61,6 +61,7 @@ def export_graph(
         raise FundusError("PyTorch returned no ONNX program; please report this.")
     graph = program.model_proto
     store_as_float16(graph)
+    _drop_notes(graph)
     onnx.checker.check_model(graph, full_check=True)
     onnx.save(graph, path)
 
@@ -68,6 +69,14 @@ def export_graph(
 def _free_batch(example: Sequence[Tensor]) -> tuple[Any, ...]:
     axes = tuple({0: torch.export.Dim("batch", min=1, max=4096)} for _ in example)
     return axes if len(example) == 1 else (axes,)  # forward(*folds) takes one tuple
+
+
+def _drop_notes(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes: stack traces with paths of this machine, in every node."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
 
 
 def store_as_float16(model: onnx.ModelProto) -> None:

@@ -34,6 +34,7 @@ from fundus_export.graph import FoldAverage, FoldWithViews
 from fundus_export.onnx import Parity, check_parity, export_graph
 from fundus_train.checkpoint import CheckpointSpec, load_checkpoint
 from fundus_train.fit import checkpoint_path
+from fundus_train.network import FundusNetwork
 from fundus_train.results import OUT_OF_FOLD, SPLIT, read_run_json
 
 PARITY_IMAGES = 32
@@ -58,16 +59,14 @@ def export_repository(
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"'{out}' is not empty. Choose a new folder, or delete it first.")
     summary = read_run_json(run)
+    folds = _load_folds(run, summary["recipe"]["split"]["folds"])
+    pixels = _parity_pixels(run)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    n_folds = summary["recipe"]["split"]["folds"]
-    checkpoints = []
-    for index in range(n_folds):
-        checkpoint, difference = _export_fold(run, partial, index)
-        report(index, difference)
-        checkpoints.append(checkpoint)
-    spec = _spec(run, partial, version, checkpoints, summary)
+    for network, checkpoint in folds:
+        report(checkpoint.fold, _export_fold(network, checkpoint, pixels, partial))
+    spec = _spec(run, partial, version, [checkpoint for _, checkpoint in folds], summary)
     _write_plain_models(partial, spec)
     write_manifest(spec, partial)
     for path, text in render_configs(spec):
@@ -76,14 +75,19 @@ def export_repository(
     return spec
 
 
-def _export_fold(run: Path, out: Path, index: int) -> tuple[CheckpointSpec, Parity]:
-    network, checkpoint = load_checkpoint(checkpoint_path(run, index))
+def _load_folds(run: Path, n_folds: int) -> list[tuple[FundusNetwork, CheckpointSpec]]:
+    folds = [load_checkpoint(checkpoint_path(run, index)) for index in range(n_folds)]
+    first = folds[0][1]
+    if any((each.recipe, each.normalise) != (first.recipe, first.normalise) for _, each in folds):
+        raise BundleError(f"The folds of '{run}' come from different recipes. Train them again.")
+    return folds
+
+
+def _export_fold(network: FundusNetwork, checkpoint: CheckpointSpec, pixels: Pixels, out: Path) -> Parity:
     module = FoldWithViews(network, views_named(checkpoint.recipe.views))
-    path = _model_path(out, fold_model(index))
-    pixels = _parity_pixels(run)
-    example = [torch.from_numpy(pixels[:2])]
-    export_graph(module, example, [PIXELS], [PROBABILITY], path)
-    return checkpoint, check_parity(module, path, pixels)
+    path = _model_path(out, fold_model(checkpoint.fold))
+    export_graph(module, [torch.from_numpy(pixels[:2])], [PIXELS], [PROBABILITY], path)
+    return check_parity(module, path, pixels)
 
 
 def _model_path(out: Path, model: str) -> Path:
@@ -106,8 +110,6 @@ def _spec(
     run: Path, out: Path, version: str, checkpoints: list[CheckpointSpec], summary: dict[str, Any]
 ) -> EnsembleSpec:
     recipe, normalise = checkpoints[0].recipe, checkpoints[0].normalise
-    if any((each.recipe, each.normalise) != (recipe, normalise) for each in checkpoints):
-        raise BundleError(f"The folds of '{run}' come from different recipes. Train them again.")
     joined = join(read_scores(run / OUT_OF_FOLD), read_labels(run / SPLIT, recipe.labels))
     labels = range(len(recipe.labels))
     thresholds = tuple(youden_threshold(joined.truth[:, k], joined.probability[:, k]) for k in labels)

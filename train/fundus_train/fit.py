@@ -135,7 +135,7 @@ class Experiment:
         resume = self.run / f"fold_{fold}.resume"
         fit_fold(self.fabric, network, self.recipe.training, cases, index, seed, resume, report)
         if self.fabric.is_global_zero:
-            round_weights(network, torch.from_numpy(cases.pixels[:1]).to(self.fabric.device))
+            round_weights(network, torch.from_numpy(np.array(cases.pixels[:1])).to(self.fabric.device))
             save_checkpoint(path, network, CheckpointSpec(self.recipe, fold, network.normalise))
             resume.unlink()
         self.fabric.barrier()

@@ -1,0 +1,184 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from safetensors import safe_open
+from tests.conftest import TINY_RECIPE
+
+from fundus_eval.cli import main as fundus_eval
+from fundus_train.cli import main as fundus_train
+
+MADE = {
+    "identity.json",
+    "cache",
+    "fold_0.safetensors",
+    "fold_1.safetensors",
+    "split.csv",
+    "oof.csv",
+    "inner_test.csv",
+    "dropped.csv",
+    "run.json",
+}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {path.relative_to(run).as_posix(): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def fit(*arguments: object) -> Result:
+    """Run `fundus-train fit`, in this process: PyTorch is imported already."""
+    return CliRunner().invoke(fundus_train, ["fit", *map(str, arguments)])
+
+
+@pytest.fixture
+def again(tmp_path: Path, tiny_run: Path, phantom_folder: Path) -> tuple[Path, list[object]]:
+    """A copy of the finished run, and the arguments behind `fit RECIPE` that made it."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    labels = phantom_folder / "labels.csv"
+    return run, ["--data", labels, "--images", phantom_folder, "--output", run]
+
+
+def recipe_file(folder: Path, text: str = TINY_RECIPE) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_run_leaves_these_files_and_no_unfinished_one(tiny_run: Path) -> None:
+    assert {path.name for path in tiny_run.iterdir()} == MADE
+
+
+def test_every_image_is_in_one_part_and_scored_where_it_was_not_trained_on(
+    tiny_run: Path, phantom_folder: Path
+) -> None:
+    part = {row["image_id"]: row["part"] for row in rows(tiny_run / "split.csv")}
+    labels = {row["image_id"]: row["glaucoma"] for row in rows(phantom_folder / "labels.csv")}
+    assert part.keys() == labels.keys()
+    assert {row["image_id"]: row["glaucoma"] for row in rows(tiny_run / "split.csv")} == labels
+    assert set(part.values()) == {"test", "fold_0", "fold_1"}
+    out_of_fold = [row["image_id"] for row in rows(tiny_run / "oof.csv")]
+    inner_test = [row["image_id"] for row in rows(tiny_run / "inner_test.csv")]
+    assert sorted(out_of_fold) == sorted(image_id for image_id in part if part[image_id] != "test")
+    assert sorted(inner_test) == sorted(image_id for image_id in part if part[image_id] == "test")
+
+
+def test_a_test_score_is_the_mean_of_its_folds(tiny_run: Path) -> None:
+    for row in rows(tiny_run / "inner_test.csv"):
+        mean = (float(row["fold_0"]) + float(row["fold_1"])) / 2
+        assert float(row["probability"]) == pytest.approx(mean, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scores", "name"), [("oof.csv", "cross_validation"), ("inner_test.csv", "inner_test")]
+)
+def test_the_tables_give_the_aucs_of_run_json(scores: str, name: str, tiny_run: Path) -> None:
+    arguments = ["auc", tiny_run / scores, tiny_run / "split.csv", "--json"]
+    answer = json.loads(CliRunner().invoke(fundus_eval, list(map(str, arguments))).stdout)
+    assert answer == json.loads((tiny_run / "run.json").read_text())[name]
+    assert 0 <= answer["auc_low"] <= answer["auc"] <= answer["auc_high"] <= 1
+
+
+def test_run_json_says_how_the_run_was_made(tiny_run: Path) -> None:
+    said = json.loads((tiny_run / "run.json").read_text())
+    assert said["recipe"]["network"]["architecture"] == "test_efficientnet"
+    assert (said["n_images"], said["n_dropped"]) == (48, 0)
+    assert said["n_inner_test"] == len(rows(tiny_run / "inner_test.csv"))
+    assert {"fundus-triton", "torch", "timm", "python"} <= said["versions"].keys()
+
+
+def test_a_checkpoint_says_what_it_belongs_to(tiny_run: Path) -> None:
+    with safe_open(tiny_run / "fold_1.safetensors", "pt") as file:
+        spec = json.loads(file.metadata()["fundus_spec"])
+    assert spec["fold"] == 1
+    assert spec["recipe"] == json.loads((tiny_run / "run.json").read_text())["recipe"]
+    assert len(spec["normalise"]["mean"]) == len(spec["normalise"]["std"]) == 3
+
+
+def test_no_output_names_a_patient(tiny_run: Path, phantom_folder: Path) -> None:
+    patients = [row["patient_id"].encode() for row in rows(phantom_folder / "labels.csv")]
+    assert len(patients) == 48
+    for name, content in contents(tiny_run).items():
+        assert not [patient for patient in patients if patient in content], name
+
+
+def test_the_same_command_again_trains_nothing_and_changes_nothing(
+    again: tuple[Path, list[object]], tmp_path: Path
+) -> None:
+    run, arguments = again
+    before = contents(run)
+    trained = {fold: (run / f"fold_{fold}.safetensors").stat().st_mtime_ns for fold in range(2)}
+    decoded = (run / "cache" / "pixels.npy").stat().st_mtime_ns
+    done = fit(recipe_file(tmp_path), *arguments)
+    assert done.exit_code == 0, done.output
+    assert contents(run) == before
+    assert {f: (run / f"fold_{f}.safetensors").stat().st_mtime_ns for f in range(2)} == trained
+    assert (run / "cache" / "pixels.npy").stat().st_mtime_ns == decoded
+    said = json.loads((run / "run.json").read_text())
+    for name, label in (("cross_validation", "AUC(CV)"), ("inner_test", "AUC(inner_test)")):
+        (line,) = [line for line in done.stdout.splitlines() if label in line]
+        assert f"{said[name]['auc']:.3f}" in line
+
+
+def test_a_fold_that_was_lost_is_trained_again_to_the_same_weights(
+    again: tuple[Path, list[object]], tmp_path: Path
+) -> None:
+    run, arguments = again
+    before = contents(run)
+    (run / "fold_1.safetensors").unlink()
+    (run / "run.json").unlink()
+    assert fit(recipe_file(tmp_path), *arguments).exit_code == 0
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("change", ["recipe", "labels"])
+def test_a_folder_of_another_experiment_is_refused_and_left_alone(
+    change: str, again: tuple[Path, list[object]], tmp_path: Path
+) -> None:
+    run, arguments = again
+    before = contents(run)
+    recipe = recipe_file(tmp_path)
+    if change == "recipe":
+        recipe = recipe_file(tmp_path, TINY_RECIPE.replace("epochs = 2", "epochs = 3"))
+    else:
+        lines = Path(str(arguments[1])).read_text().splitlines()
+        arguments[1] = tmp_path / "labels.csv"
+        arguments[1].write_text("\n".join(lines[:-1]))
+    done = fit(recipe, *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "holds a run of another recipe or labels table. Choose another --output." in done.stderr
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sentence"),
+    [
+        (TINY_RECIPE.replace("epochs", "epoch"), "unknown key 'epoch'. Did you mean 'epochs'?"),
+        (TINY_RECIPE.replace("test_efficientnet", "test_efficient"), "Did you mean 'test_efficientnet'?"),
+        (
+            TINY_RECIPE.replace("batch_size = 8", "batch_size = 500"),
+            "make no batch of 500. Lower batch_size.",
+        ),
+        (
+            TINY_RECIPE.replace("folds = 2", "folds = 40"),
+            "cannot make 40 parts. Add patients, or choose fewer folds",
+        ),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_exit_code_2(
+    recipe: str, sentence: str, again: tuple[Path, list[object]], tmp_path: Path
+) -> None:
+    run, arguments = again
+    arguments[-1] = tmp_path / "new"
+    shutil.copytree(run / "cache", tmp_path / "new" / "cache")
+    done = fit(recipe_file(tmp_path, recipe), *arguments)
+    assert done.exit_code == 2
+    assert sentence in done.stderr

@@ -1,0 +1,3 @@
+"""Answers `image` with `pixels`; the code is shared with training."""
+
+from fundus_core.backend import PreprocessModel as TritonPythonModel
