@@ -33,23 +33,24 @@ from fundus_core.images import DEFAULT_LIMITS
 from fundus_core.preprocess import Pixels, preprocess_encoded
 
 RESULTS = Path(__file__).parent / "results"
-BATCH = 8
 CORES = len(os.sched_getaffinity(0))
 
 
 def main() -> None:
     """Measure, print, write."""
     arguments = parse()
-    spec = read_manifest(arguments.repository)
+    folder: Path = arguments.repository
+    spec = read_manifest(folder)
     paths = tuple(ref.path for ref in find_images([arguments.images]))[: arguments.count]
     pixels = np.stack(
         [preprocess_encoded(path.read_bytes(), spec.preprocess, DEFAULT_LIMITS) for path in paths]
     )
-    with embedded_server(arguments.repository) as server:
+    with embedded_server(folder) as server:
         rows: dict[str, Callable[[], float]] = {
             "fundus-client score": lambda: asyncio.run(score(server.grpc_address, paths)),
-            "onnxruntime, one fold at a time": lambda: bare(arguments.repository, spec, pixels, CORES, 1),
-            "onnxruntime, folds side by side": lambda: bare(arguments.repository, spec, pixels, 1, CORES),
+            "onnxruntime, fold after fold, batch 8": lambda: bare(folder, spec, pixels, CORES, 1, 8),
+            "onnxruntime, folds side by side, batch 8": lambda: bare(folder, spec, pixels, 1, CORES, 8),
+            "onnxruntime, folds side by side, batch 1": lambda: bare(folder, spec, pixels, 1, CORES, 1),
         }
         rows["fundus-client score"]()  # warm-up
         speeds: dict[str, list[float]] = {name: [] for name in rows}
@@ -79,19 +80,21 @@ async def score(address: str, paths: tuple[Path, ...]) -> float:
     return summary.images_per_s
 
 
-def bare(repository: Path, spec: EnsembleSpec, pixels: Pixels, threads: int, sessions: int) -> float:
-    """Return images/s of all folds on `pixels`, with `sessions` folds at a time of `threads` threads each."""
+def bare(
+    repository: Path, spec: EnsembleSpec, pixels: Pixels, threads: int, sessions: int, batch: int
+) -> float:
+    """Return images/s of all folds on `pixels`: `sessions` folds at a time, of `threads` threads each."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     files = [repository / fold_model(fold.index) / "1" / "model.onnx" for fold in spec.folds]
     folds = [onnxruntime.InferenceSession(str(file), options) for file in files]
-    batches = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
+    feeds = [{"pixels": pixels[start : start + batch]} for start in range(0, len(pixels), batch)]
     for fold in folds:
-        fold.run(None, {"pixels": batches[0]})  # warm-up
+        fold.run(None, feeds[0])  # warm-up
     started = time.perf_counter()
     with ThreadPoolExecutor(sessions) as pool:
-        for batch in batches:
-            list(pool.map(lambda fold, batch=batch: fold.run(None, {"pixels": batch}), folds))
+        for feed in feeds:
+            list(pool.map(lambda fold, feed=feed: fold.run(None, feed), folds))
     return len(pixels) / (time.perf_counter() - started)
 
 
@@ -104,7 +107,7 @@ def report(
     for name, values in speeds.items():
         repeats = " ".join(f"{value:.2f}" for value in values)
         print(
-            f"{name:<34}{medians[name]:6.2f} images/s  {medians[name] / limit:5.2f} of the limit  ({repeats})"
+            f"{name:<42}{medians[name]:6.2f} images/s  {medians[name] / limit:5.2f} of the limit  ({repeats})"
         )
     content = {
         "command": f"benchmarks/client_throughput.py --count {n_images} --repeats {arguments.repeats}",

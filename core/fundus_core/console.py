@@ -11,8 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fundus_core.errors import FundusError
 
-# Results go to stdout, everything else to stderr: `fundus-client score ... > table` stays parseable.
-stdout = Console(highlight=False, soft_wrap=True)
+# Results go to stdout by click.echo, everything else here: `fundus-client score ... > summary` stays clean.
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

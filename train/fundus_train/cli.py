@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
 
-from fundus_core.console import FundusGroup, progress_bar, quiet_libraries, say, stdout
+from fundus_core.console import FundusGroup, progress_bar, quiet_libraries, say
 from fundus_core.errors import MissingExtraError
 from fundus_core.tables import read_labels
 from fundus_train.recipe import read_recipe
@@ -77,9 +76,8 @@ def fit(
 def _print(fitted: "Fitted", output: Path) -> None:
     for image_id, reason in fitted.dropped:
         say(f"left out {image_id}: {reason}")
-    table = Table("", "label", "images", "positive", "AUC [95 %]", box=None)
     for name, evaluation in (("AUC(CV)", fitted.cross_validation), ("AUC(inner_test)", fitted.inner_test)):
         for label in evaluation.labels:
-            table.add_row(name, label.label, str(label.n), str(label.n_positive), str(label.auc))
-    stdout.print(table)
+            images = f"{label.n} images, {label.n_positive} positive"
+            click.echo(f"{label.label}  {name:<16}{label.auc or label.auc_missing_reason}  {images}")
     say(f"Run: {output}. Next: fundus-export repository {output} MODEL_REPOSITORY")

@@ -1,0 +1,105 @@
+"""One running server for all tests here, and `score`: the command, with its table read back."""
+
+import asyncio
+import csv
+import importlib.util
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.conftest import command
+
+from fundus_client.embedded import EmbeddedServer, embedded_server
+from fundus_client.scorer import Prediction, connect
+
+Row = dict[str, str]
+ImageBytes = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One finished `fundus-client score`."""
+
+    code: int
+    stdout: str
+    stderr: str
+    output: Path
+    rows: list[Row]
+
+    @property
+    def row_of(self) -> dict[str, Row]:
+        return {row["image_id"]: row for row in self.rows}
+
+
+Score = Callable[..., Scored]
+
+
+@pytest.fixture(scope="session")
+def server(tiny_repository: Path) -> Iterator[EmbeddedServer]:
+    """The real tritonserver, serving the tiny ensemble."""
+    if importlib.util.find_spec("pytriton") is None:
+        pytest.skip("needs the extra `embedded`: the wheel's tritonserver")
+    with embedded_server(tiny_repository) as running:
+        yield running
+
+
+@pytest.fixture
+def score(tmp_path: Path) -> Score:
+    """Run `fundus-client score` in a folder of its own; whatever happens, it says so without a traceback."""
+    return lambda *arguments, **options: run_score(tmp_path / "out", *arguments, **options)
+
+
+def run_score(folder: Path, *arguments: object, **options: object) -> Scored:
+    folder.mkdir(exist_ok=True)
+    output = folder / "scores.csv"
+    done = command("client", "score", *arguments, "--output", output, **options)
+    return checked(done.returncode, done.stdout, done.stderr, output)
+
+
+def checked(code: int, stdout: str, stderr: str, output: Path) -> Scored:
+    assert "Traceback" not in stdout + stderr, stderr
+    rows = read_rows(output) if output.exists() else []
+    ids = [row["image_id"] for row in rows]
+    assert ids == sorted(set(ids)), "one row per file, in sorted order"
+    return Scored(code, stdout, stderr, output, rows)
+
+
+def read_rows(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def scored_alone(address: str, images: Iterable[bytes]) -> list[Prediction]:
+    """Score images one after the other: no request is ever in a batch with another."""
+
+    async def run() -> list[Prediction]:
+        async with connect(address, ready_timeout_s=30, timeout_s=60) as scorer:
+            return [await scorer.score(data, "alone") for data in images]
+
+    return asyncio.run(run())
+
+
+def probabilities(row: Row) -> tuple[float, ...]:
+    """The row's mean and folds, as numbers."""
+    return tuple(float(row[name]) for name in ("probability", "fold_0", "fold_1"))
+
+
+def flat(answer: Prediction) -> tuple[float, ...]:
+    """The same three numbers of an answer."""
+    return (*answer.probability, *(fold[0] for fold in answer.fold_probability))
+
+
+def server_processes(ancestor: int) -> list[int]:
+    """The tritonserver and its stubs below a process: the server first."""
+    children = Path(f"/proc/{ancestor}/task/{ancestor}/children").read_text().split()
+    below = [pid for child in children for pid in (int(child), *server_processes(int(child)))]
+    return [pid for pid in below if "triton" in Path(f"/proc/{pid}/exe").readlink().name]
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 60) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        time.sleep(0.05)

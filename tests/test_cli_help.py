@@ -1,0 +1,48 @@
+"""Every command and subcommand explains itself, with an example."""
+
+from importlib import import_module
+from importlib.metadata import version
+
+import click
+import pytest
+from click.testing import CliRunner
+from tests.conftest import succeed
+
+COMMANDS = ("train", "export", "client", "eval")
+
+
+def group(name: str) -> click.Group:
+    found = import_module(f"fundus_{name}.cli").main
+    assert isinstance(found, click.Group)
+    return found
+
+
+SUBCOMMANDS = [(name, subcommand) for name in COMMANDS for subcommand in group(name).commands]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_installed_command_and_version(name: str) -> None:
+    assert succeed(name, "--version").strip() == f"fundus-{name}, version {version('fundus-triton')}"
+    assert all(subcommand in succeed(name, "--help") for subcommand in group(name).commands)
+
+
+@pytest.mark.parametrize(("name", "subcommand"), SUBCOMMANDS)
+def test_help_has_an_example(name: str, subcommand: str) -> None:
+    done = CliRunner().invoke(group(name), [subcommand, "--help"])
+    assert done.exit_code == 0
+    assert "Example" in done.output
+    assert f"  fundus-{name} {subcommand} " in done.output
+
+
+@pytest.mark.parametrize(("name", "subcommand"), SUBCOMMANDS)
+def test_every_option_is_explained(name: str, subcommand: str) -> None:
+    options = [each for each in group(name).commands[subcommand].params if isinstance(each, click.Option)]
+    unexplained = [option.name for option in options if not option.help]
+    assert unexplained == []
+
+
+@pytest.mark.parametrize(("name", "subcommand"), SUBCOMMANDS)
+def test_an_unknown_option_is_a_usage_error(name: str, subcommand: str) -> None:
+    done = CliRunner().invoke(group(name), [subcommand, "--no-such-option"])
+    assert done.exit_code == 2
+    assert "--help" in done.output
