@@ -226,9 +226,9 @@ def _print(summary: RunSummary, evaluation: Evaluation | None, output: Path) -> 
 
 @main.command(epilog="Example:\n\n\b\n  fundus-client serve --grpc-port 8001")
 @REPOSITORY
-@click.option("--grpc-port", default=8001, show_default=True, type=PORT)
-@click.option("--http-port", default=8000, show_default=True, type=PORT)
-@click.option("--metrics-port", default=8002, show_default=True, type=PORT)
+@click.option("--grpc-port", default=8001, show_default=True, type=PORT, help="gRPC, for `score --url`.")
+@click.option("--http-port", default=8000, show_default=True, type=PORT, help="HTTP, for health checks.")
+@click.option("--metrics-port", default=8002, show_default=True, type=PORT, help="Prometheus metrics.")
 def serve(repository: Path | None, grpc_port: int, http_port: int, metrics_port: int) -> None:
     """Keep the embedded server up for other clients on this machine, until Ctrl-C."""
     folder = repository or reference_repository()

@@ -22,7 +22,7 @@ ImageReason = Literal[
     "too_large",  # more bytes than ImageLimits.max_bytes
     "too_many_pixels",  # the header announces more pixels than ImageLimits.max_pixels; not decoded
     "not_an_image",  # no JPEG, PNG, TIFF or BMP by content, whatever its name says
-    "corrupt",  # cut off or damaged; never half decoded
+    "corrupt",  # cut off, or so damaged that the decoder notices
     "unreadable",  # the file system refused to read it
     "vanished",  # listed at the start, gone when it was read
     "not_a_file",  # a directory, pipe, socket or device

@@ -6,7 +6,6 @@ that an archive rewrote must not turn an eye. Of a file with several pages the f
 """
 
 import io
-import struct
 import warnings
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fundus_core.errors import ImageError
+from fundus_core.tiff import upright_tiff
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 
@@ -52,13 +52,14 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint
     """Return the (H, W, 3) uint8 RGB pixels of one encoded image.
 
     Raises:
-        ImageError: with the reason; a stream that ends early is refused, never half decoded.
+        ImageError: with the reason; a stream that ends early is refused. (Damage in the middle of a
+            JPEG that its decoder passes over is not noticed.)
     """
     limits.check_bytes(len(data))
     format_, width_px, height_px = _header(data)
     limits.check_pixels(width_px, height_px)
     if format_ == "TIFF":
-        data = _plain_tiff(data)
+        data = upright_tiff(data)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -67,31 +68,6 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint
     if pixels is None:
         raise ImageError("corrupt", f"The {format_} stream is cut off or damaged.")
     return np.asarray(pixels, dtype=np.uint8)
-
-
-def _plain_tiff(data: bytes) -> bytes:
-    """Return the TIFF with tags that ask for no turn and no multiplication by alpha.
-
-    libtiff obeys both tags of the first page, whatever OpenCV's flags say.
-    """
-    plain = {274: 1, 338: 1}  # Orientation: upright; ExtraSamples: alpha is multiplied already
-    order = "<" if data[:2] == b"II" else ">"
-    try:
-        big = struct.unpack_from(f"{order}H", data, 2) == (43,)
-        pointer, n_entries, entry = ("Q", "Q", "HHQ") if big else ("I", "H", "HHI")
-        (at,) = struct.unpack_from(order + pointer, data, 8 if big else 4)
-        (count,) = struct.unpack_from(order + n_entries, data, at)
-        at += struct.calcsize(order + n_entries)
-        patched = bytearray(data)
-        for _ in range(count):
-            tag, *kind = struct.unpack_from(order + entry, data, at)
-            at += struct.calcsize(order + entry)
-            if tag in plain and kind == [3, 1]:  # one 16-bit number
-                struct.pack_into(f"{order}H", patched, at, plain[tag])
-            at += struct.calcsize(order + pointer)
-    except struct.error:
-        return data  # the decoder says what is wrong with it
-    return bytes(patched)
 
 
 def _header(data: bytes) -> tuple[str, int, int]:

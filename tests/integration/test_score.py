@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -155,15 +156,14 @@ def test_served_pixels_are_those_of_core(
 
 
 def test_a_full_queue_is_waited_for(
-    tmp_path: Path, phantom_folder: Path, server: EmbeddedServer, score: Score
+    tmp_path: Path, embedded: Scored, phantom_folder: Path, tiny_repository: Path, score: Score
 ) -> None:
-    """More in flight than the server queues (512 a model): it answers "try again"."""
-    photo = min(phantom_folder.glob("*.jpg"), key=lambda path: path.stat().st_size)
-    for number in range(700):
-        (tmp_path / f"{number:03}.jpg").symlink_to(photo)
-    done = score(tmp_path, "--url", server.grpc_address, "--in-flight", 2000)
-    assert done.code == 0
-    assert len(done.rows) == 700
+    """A server that queues four images a model answers "try again" to most of a window of 64."""
+    repository = shutil.copytree(tiny_repository, tmp_path / "repository")
+    for config in repository.rglob("*.pbtxt"):
+        config.write_text(config.read_text().replace("max_queue_size: 512", "max_queue_size: 4"))
+    done = score(phantom_folder, "--repository", repository)
+    assert (done.code, done.rows) == (0, embedded.rows)
 
 
 def test_url_and_repository_exclude_each_other(phantom_folder: Path, tmp_path: Path, score: Score) -> None:

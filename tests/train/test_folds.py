@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fundus_core.errors import LabelsError
@@ -18,7 +18,7 @@ def cohort(seed: int, n_patients: int, prevalence: float, most: int) -> tuple[np
     return targets[order, None].astype(np.int8), patient[order] * 7 + 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, phases=[Phase.reuse, Phase.generate])  # shrinking takes minutes
 @given(
     st.integers(0, 10**6),
     st.integers(150, 250),
