@@ -23,10 +23,10 @@ import numpy as np
 import onnxruntime
 
 from fundus_client.batch import Window
-from fundus_client.cli import reference_repository
 from fundus_client.embedded import embedded_server
 from fundus_client.run import score_files
 from fundus_client.scorer import connect
+from fundus_client.servers import reference_repository
 from fundus_core.ensemble import EnsembleSpec, fold_model, read_manifest
 from fundus_core.files import find_images
 from fundus_core.images import DEFAULT_LIMITS

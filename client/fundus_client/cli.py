@@ -1,7 +1,6 @@
 """`fundus-client`: score folders of fundus photographs through a Triton server."""
 
 import asyncio
-import re
 import signal
 import sys
 import time
@@ -22,6 +21,7 @@ from fundus_client.run import (
     write_run_json,
 )
 from fundus_client.scorer import connect
+from fundus_client.servers import reference_repository, scoring_server
 from fundus_core.console import FundusGroup, progress_bar, say
 from fundus_core.ensemble import EnsembleSpec, read_manifest
 from fundus_core.errors import (
@@ -93,7 +93,6 @@ def score(
     Folders are searched recursively for JPEG, PNG, TIFF and BMP files. Writes the table --output, and beside
     it run.json, which says how it was made. With --labels it also prints the AUC with its 95 % interval.
     """
-    _check_server(url, repository)
     n_files = _count(paths)
     _check_writable(output)
 
@@ -104,17 +103,19 @@ def score(
     async def scored(address: str) -> tuple[EnsembleSpec, LabelTable | None, RunSummary]:
         async with connect(address, ready_timeout_s=wait, timeout_s=timeout) as scorer:
             table = read_labels(labels, scorer.spec.labels) if labels else None
+            if table:
+                _check_overlap(table, paths)
             with progress_bar() as progress:
                 task = progress.add_task("scoring", total=n_files)
                 window = Window(in_flight)
                 summary = await score_files(scorer, paths, output, window, lambda: progress.advance(task))
             return scorer.spec, table, summary
 
-    with _server(url, repository, wait) as address, _explained(output):
+    with scoring_server(url, repository, wait) as address, _explained(output):
         spec, table, summary = asyncio.run(run(address))
     if summary.n_files != n_files:
         say(f"The files changed during the run: {n_files} at its start, {summary.n_files} rows in the table.")
-    evaluation = _evaluate(output, table, spec) if table else None
+    evaluation = evaluate_output(output, table, spec) if table else None
     write_run_json(output, _arguments(), spec, summary, evaluation)
     _print(summary, evaluation, output)
     if summary.server_lost:
@@ -123,15 +124,6 @@ def score(
         )
     if summary.n_failed:
         sys.exit(EXIT_SOME_FAILED)
-
-
-def _check_server(url: str | None, repository: Path | None) -> None:
-    if url is not None and repository:
-        raise UsageError(
-            "--url and --repository exclude each other: a running server has its own repository."
-        )
-    if url is not None and not re.fullmatch(r"[^/\s]+:\d{1,5}", url):
-        raise UsageError(f"--url is {url!r}. Write host:port of the server's gRPC, such as localhost:8001.")
 
 
 @contextmanager
@@ -165,42 +157,21 @@ def _count(paths: tuple[Path, ...]) -> int:
     return n_files
 
 
+def _check_overlap(table: LabelTable, paths: tuple[Path, ...]) -> None:
+    """Refuse labels of other images now, not after the night's scoring."""
+    known = set(table.image_id)
+    refs = find_images(paths)
+    first = next(refs).image_id
+    if first not in known and not any(ref.image_id in known for ref in refs):
+        hint = "Write both relative to the same folder."
+        raise LabelsError(
+            f"No image has a label: the labels name {table.image_id[0]!r}, the images {first!r}. {hint}"
+        )
+
+
 def _check_writable(output: Path) -> None:
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise UsageError(f"'{output}' cannot be written: give a file name in a folder that exists.")
-
-
-@contextmanager
-def _server(url: str | None, repository: Path | None, wait_s: float) -> Iterator[str]:
-    """Give the address of the server at `url`, or of an embedded one that ends with the block."""
-    if url is not None:
-        yield url
-        return
-    folder = repository or reference_repository()
-    read_manifest(folder)
-    with embedded_server(folder, ready_timeout_s=wait_s) as server:
-        yield server.grpc_address
-
-
-def reference_repository() -> Path:
-    """Return the folder of the reference ensemble: in the installed package, or in the source tree.
-
-    Raises:
-        UsageError: neither is there.
-    """
-    here = Path(__file__).resolve()
-    for folder in (here.parent / "triton_models", here.parents[2] / "triton_models"):
-        if folder.is_dir():
-            return folder
-    raise UsageError("The reference ensemble is not installed. Give --repository or --url.")
-
-
-def _evaluate(output: Path, table: LabelTable, spec: EnsembleSpec) -> Evaluation | None:
-    try:
-        return evaluate_output(output, table, spec)
-    except LabelsError as error:  # the scores are there and stay; only the comparison is impossible
-        say(f"No AUC: {error}")
-        return None
 
 
 def _arguments() -> dict[str, Any]:
