@@ -174,7 +174,9 @@ LABELS = {
         ("0,1", "1,0", "elsewhere.jpg,1"), 0, ("1 without an image", "1 without a label")
     ),
     "one class": LabelCase(("0,1", "1,1"), 0, ("All 2 images are positive. Add negative images",)),
-    "no common id": LabelCase(("elsewhere.jpg,1",), 2, ("No image has a label", "relative to the same folder")),
+    "no common id": LabelCase(
+        ("elsewhere.jpg,1",), 2, ("No image has a label", "relative to the same folder")
+    ),
     "twice": LabelCase(("0,1", "0,1"), 2, ("lines 2 and 3", "Keep one of them")),
     "not 0 or 1": LabelCase(("0,yes",), 2, ("line 2 has glaucoma = 'yes'. Write 0, 1,",)),
     "empty": LabelCase((), 2, ("It needs a header line",)),

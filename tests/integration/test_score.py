@@ -158,10 +158,13 @@ def test_served_pixels_are_those_of_core(
 def test_a_full_queue_is_waited_for(
     tmp_path: Path, embedded: Scored, phantom_folder: Path, tiny_repository: Path, score: Score
 ) -> None:
-    """A server that queues four images a model answers "try again" to most of a window of 64."""
+    """A server that queues four images answers "try again" to most of a window of 64.
+
+    Only the queue at the door: tritonserver 2.51 loses answers when an inner model's is full (core #466).
+    """
     repository = shutil.copytree(tiny_repository, tmp_path / "repository")
-    for config in repository.rglob("*.pbtxt"):
-        config.write_text(config.read_text().replace("max_queue_size: 512", "max_queue_size: 4"))
+    config = repository / PREPROCESS_MODEL / "config.pbtxt"
+    config.write_text(config.read_text().replace("max_queue_size: 512", "max_queue_size: 4"))
     done = score(phantom_folder, "--repository", repository)
     assert (done.code, done.rows) == (0, embedded.rows)
 
