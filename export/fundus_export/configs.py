@@ -47,8 +47,9 @@ def _model(name: str) -> triton.ModelConfig:
     return triton.ModelConfig(name=name, max_batch_size=MAX_BATCH)
 
 
-def _queued(config: triton.ModelConfig) -> triton.ModelConfig:
-    config.dynamic_batching.default_queue_policy.max_queue_size = MAX_QUEUED
+def _batched(name: str) -> triton.ModelConfig:
+    config = _model(name)
+    config.dynamic_batching.SetInParent()
     return config
 
 
@@ -72,7 +73,9 @@ def _tensors(config: triton.ModelConfig, spec: EnsembleSpec, inputs: list[str], 
 
 
 def _preprocess(spec: EnsembleSpec) -> triton.ModelConfig:
-    config = _queued(_model(PREPROCESS_MODEL))
+    config = _model(PREPROCESS_MODEL)
+    # Only here: tritonserver loses requests when the queue of a later model of an ensemble is full.
+    config.dynamic_batching.default_queue_policy.max_queue_size = MAX_QUEUED
     config.backend = "python"
     config.instance_group.add(count=1, kind=triton.ModelInstanceGroup.KIND_CPU)
     _parameters(config, {"preprocess": json.dumps(asdict(spec.preprocess))})
@@ -81,13 +84,13 @@ def _preprocess(spec: EnsembleSpec) -> triton.ModelConfig:
 
 
 def _fold(spec: EnsembleSpec, index: int) -> triton.ModelConfig:
-    config = _queued(_model(fold_model(index)))
+    config = _batched(fold_model(index))
     _tensors(config, spec, [PIXELS], [PROBABILITY])
     return config
 
 
 def _average(spec: EnsembleSpec) -> triton.ModelConfig:
-    config = _queued(_model(AVERAGE_MODEL))
+    config = _batched(AVERAGE_MODEL)
     _tensors(config, spec, [fold_model(fold.index) for fold in spec.folds], [PROBABILITY, FOLD_PROBABILITY])
     return config
 
