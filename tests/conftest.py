@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fundus_core.ensemble import EnsembleSpec, Fold, Normalise
+from fundus_core.preprocess import PreprocessSpec
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 COMMANDS = Path(sys.executable).parent
 
@@ -45,6 +48,20 @@ def succeed(name: str, *arguments: object) -> str:
     done = command(name, *arguments)
     assert done.returncode == 0, f"{done.args}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def bare_spec(n_folds: int) -> EnsembleSpec:
+    """A valid spec of one label with no model behind it."""
+    return EnsembleSpec(
+        name="no model",
+        version="1",
+        labels=("glaucoma",),
+        preprocess=PreprocessSpec(),
+        normalise=Normalise((0.0,) * 3, (1.0,) * 3),
+        views=("identity",),
+        folds=tuple(Fold(index, "none", "", (None,)) for index in range(n_folds)),
+        thresholds=(0.5,),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
-from tests.conftest import command
+from tests.conftest import bare_spec, command
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "torchvision", "timm", "lightning", "onnx", "onnxruntime", "sklearn", "pytriton")
@@ -121,7 +121,7 @@ def _arguments(folder: Path) -> dict[str, tuple[object, ...]]:
     (folder / "run").mkdir()
     fit = ("fit", folder / "recipe.toml", "--data", folder / "labels.csv", "--images", folder)
     (folder / "repository").mkdir()
-    (folder / "repository" / "manifest.json").write_text(_manifest())
+    (folder / "repository" / "manifest.json").write_text(bare_spec(1).to_json())
     return {
         "train": (*fit, "--output", folder / "new"),
         "export": ("repository", folder / "run", folder / "new"),
@@ -134,19 +134,3 @@ def _arguments(folder: Path) -> dict[str, tuple[object, ...]]:
             folder / "s.csv",
         ),
     }
-
-
-def _manifest() -> str:
-    from fundus_core.ensemble import EnsembleSpec, Fold, Normalise
-    from fundus_core.preprocess import PreprocessSpec
-
-    return EnsembleSpec(
-        name="empty",
-        version="1",
-        labels=("glaucoma",),
-        preprocess=PreprocessSpec(),
-        normalise=Normalise((0.0,) * 3, (1.0,) * 3),
-        views=("identity",),
-        folds=(Fold(0, "none", "", (None,)),),
-        thresholds=(0.5,),
-    ).to_json()

@@ -40,9 +40,9 @@ def build(cls: type[T], data: Mapping[str, Any], error: type[FundusError], where
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest of `known`, or a list of what there is."""
-    names = list(known)
-    close = difflib.get_close_matches(word, names, n=1)
-    return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(names)}."
+    folded = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(word.casefold(), folded, n=1)
+    return f" Did you mean '{folded[close[0]]}'?" if close else f" Known: {', '.join(folded.values())}."
 
 
 def _value(hint: Any, value: Any, error: type[FundusError], where: str) -> Any:

@@ -7,11 +7,11 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
 from fundus_core.errors import UsageError
+from fundus_core.schema import nearest
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,7 @@ class Sheet:
         if self.columns.count(column) > 1:
             self.fail(f"there are two columns {column!r}. Keep one.")
         if column not in self.columns:
-            self.fail(
-                f"there is no column {column!r}; there are {', '.join(self.columns)}.{self._hint(column)}"
-            )
+            self.fail(f"there is no column {column!r}.{nearest(column, self.columns)}")
         return self.columns.index(column)
 
     def texts(self, column: str) -> tuple[str, ...]:
@@ -62,11 +60,6 @@ class Sheet:
             if first != line:
                 self.fail(f"lines {first} and {line} both have image_id {image_id!r}. Keep one of them.")
         return ids
-
-    def _hint(self, column: str) -> str:
-        folded = {name.casefold(): name for name in self.columns}
-        close = get_close_matches(column.casefold(), folded, n=1, cutoff=0.4)
-        return f" Rename {folded[close[0]]!r}?" if close else ""
 
 
 def read_sheet(path: Path, error: type[UsageError]) -> Sheet:

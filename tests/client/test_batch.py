@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from tests.conftest import bare_spec
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from fundus_client.batch import Batch, Window
@@ -25,25 +26,12 @@ from fundus_core.ensemble import (
     FOLD_PROBABILITY,
     MANIFEST_PARAMETER,
     PROBABILITY,
-    EnsembleSpec,
-    Fold,
-    Normalise,
 )
 from fundus_core.errors import BundleError
 from fundus_core.files import ImageRef, find_images
-from fundus_core.preprocess import PreprocessSpec
 from fundus_core.tables import ScoreRow
 
-SPEC = EnsembleSpec(
-    name="no model",
-    version="1",
-    labels=("glaucoma",),
-    preprocess=PreprocessSpec(),
-    normalise=Normalise((0.0,) * 3, (1.0,) * 3),
-    views=("identity",),
-    folds=(Fold(0, "none", "", (None,)), Fold(1, "none", "", (None,))),
-    thresholds=(0.5,),
-)
+SPEC = bare_spec(2)
 Answer = service_pb2.ModelInferResponse
 Behaviour = Callable[["Service", int, grpc.ServicerContext], object]
 

@@ -72,8 +72,8 @@ def test_labels_are_read_with_gaps_and_patients(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("image_id,Glaucom\na,1\n", "no column 'glaucoma'; there are image_id, Glaucom. Rename 'Glaucom'?"),
-        ("id,glaucoma\na,1\n", "no column 'image_id'"),
+        ("image_id,Glaucom\na,1\n", "no column 'glaucoma'. Did you mean 'Glaucom'?"),
+        ("id,glaucoma\na,1\n", "no column 'image_id'. Known: id, glaucoma."),
         ("image_id,glaucoma,glaucoma\na,1,0\n", "two columns 'glaucoma'"),
         ("image_id,glaucoma\na,1\nb,0\na,1\n", "lines 2 and 4 both have image_id 'a'"),
         ("image_id,glaucoma\na,1\nb,2\n", "line 3 has glaucoma = '2'"),
@@ -262,7 +262,7 @@ def test_folds_are_in_order_from_ten_upwards(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("image_id,probabilty\na,1\n", "no column 'probability'.*Rename 'probabilty'"),
+        ("image_id,probabilty\na,1\n", "no column 'probability'. Did you mean 'probabilty'"),
         ("image_id,probability\na,high\n", "line 2 has probability = 'high'"),
         ("image_id,probability\na,nan\n", "line 2 has probability = 'nan'"),
         ("image_id,probability\na,inf\n", "line 2 has probability = 'inf'"),

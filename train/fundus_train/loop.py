@@ -19,6 +19,7 @@ from fundus_train.network import FundusNetwork, mean_probability
 from fundus_train.recipe import Training
 
 PREDICT_BATCH = 4  # times the views
+RANK_STRIDE = 10**9  # far beyond the seeds of folds and epochs
 Report = Callable[[int, float], None]  # (epochs done, mean loss of the last one)
 
 
@@ -69,7 +70,8 @@ def fit_fold(
         fabric.load(resume_path, state)
     for epoch in range(state["epoch"], training.epochs):
         shuffle.manual_seed(seed + epoch)
-        torch.manual_seed(seed + epoch)  # dropout and flips: a resumed epoch draws what it would have drawn
+        # dropout and flips: a resumed epoch draws what it would have drawn, each device its own
+        torch.manual_seed(seed + epoch + RANK_STRIDE * fabric.global_rank)
         loss = train_epoch(fabric, model, loader, optimizer, schedule, training)
         state["epoch"] = epoch + 1
         _save_whole(fabric, resume_path, state)
