@@ -94,11 +94,16 @@ class Phantom:
     camera: str
 
 
-def plan(seed: int) -> Plan:
-    """Draw what the phantom `seed` is going to be; the same on every call."""
+def plan(seed: int, cup_to_disc: float | None = None) -> Plan:
+    """Draw what the phantom `seed` is going to be; the same on every call.
+
+    `cup_to_disc` (0-1) takes the place of the ratio that the seed gives; all else stays, but for the vessels,
+    which start at the cup.
+    """
     # One of the seeds 2k and 2k + 1 gets glaucoma; a coin says which, so that the number gives nothing away.
     coin = int(default_rng([seed // 2, 0]).integers(2))
-    ratio = round(default_rng([seed, 1]).uniform(*RATIOS[(seed + coin) % 2]), 3)
+    by_seed = round(default_rng([seed, 1]).uniform(*RATIOS[(seed + coin) % 2]), 3)
+    ratio = by_seed if cup_to_disc is None else cup_to_disc
     rng = default_rng([seed, 2])
     frequency = np.array([camera.frequency for camera in CAMERAS])
     camera = CAMERAS[rng.choice(len(CAMERAS), p=frequency / frequency.sum())]
@@ -126,7 +131,12 @@ def plan(seed: int) -> Plan:
 
 def render(seed: int) -> Phantom:
     """Draw the phantom `seed`; the same on every call."""
-    drawn, rng = plan(seed), default_rng([seed, 3])
+    return draw(plan(seed))
+
+
+def draw(drawn: Plan) -> Phantom:
+    """Draw what is planned; the same on every call."""
+    rng = default_rng([drawn.seed, 3])
     retina = _retina(drawn, rng)
     _paint_disc(retina, drawn, rng)
     _stain_vessels(retina, drawn, rng)
@@ -147,7 +157,7 @@ def write_samples(folder: Path, count: int, first_seed: int = 0) -> Iterator[str
 
 def _write(folder: Path, plans: list[Plan]) -> Iterator[str]:
     for drawn in plans:
-        (folder / drawn.image_id).write_bytes(_encode(render(drawn.seed).pixels, drawn.camera))
+        (folder / drawn.image_id).write_bytes(encode(draw(drawn).pixels, drawn.camera))
         yield drawn.image_id
     rows = [(p.image_id, p.glaucoma, p.patient_id, p.eye, p.cup_to_disc, p.camera.name) for p in plans]
     part = folder / f".{LABELS_FILE}.part"
@@ -156,7 +166,8 @@ def _write(folder: Path, plans: list[Plan]) -> Iterator[str]:
     part.replace(folder / LABELS_FILE)
 
 
-def _encode(pixels: Pixels, camera: Camera) -> bytes:
+def encode(pixels: Pixels, camera: Camera) -> bytes:
+    """Return the file that `camera` writes."""
     options = [cv2.IMWRITE_JPEG_QUALITY, camera.jpeg_quality] if camera.suffix == ".jpg" else []
     return cv2.imencode(camera.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 

@@ -1,13 +1,18 @@
 """uint8 RGB photograph -> square uint8 pixels for the networks. Training and serving both call this."""
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fundus_core.disc import Disc, find_disc
 from fundus_core.errors import RecipeError
+from fundus_core.illumination import METHODS, Illumination
 from fundus_core.images import DEFAULT_LIMITS, ImageLimits, decode
+from fundus_core.vessels import erase_vessels
 
 Pixels = NDArray[np.uint8]
 
@@ -22,12 +27,20 @@ class PreprocessSpec:
     Args:
         size_px: side of the square result.
         margin_threshold: grey level (0-255) up to which a pixel counts as dark margin.
+        disc_crop: diameter of the circle kept around the optic disc, as a share (0-1] of the field's; None
+            keeps the whole field. How near the disc lies to the field's edge depends on how the eye was
+            photographed, and that on why: a square would show more of that edge.
         centre_crop: share (0-1] of width and height kept around the centre, after the margin is gone.
+        erase_vessels: fill the vessels from their surroundings.
+        illumination: how the camera's light and colour are taken out, after the resize.
     """
 
     size_px: int = 512
     margin_threshold: int = 16
+    disc_crop: float | None = None
     centre_crop: float = 1.0
+    erase_vessels: bool = False
+    illumination: Illumination = "none"
 
     def __post_init__(self) -> None:
         if not 16 <= self.size_px <= 4096:
@@ -36,6 +49,8 @@ class PreprocessSpec:
             raise RecipeError(f"margin_threshold is {self.margin_threshold}; choose 0 to 254.")
         if not 0 < self.centre_crop <= 1:
             raise RecipeError(f"centre_crop is {self.centre_crop}; choose a share above 0, up to 1.")
+        if self.disc_crop is not None and not 0 < self.disc_crop <= 1:
+            raise RecipeError(f"disc_crop is {self.disc_crop}; choose a share above 0, up to 1.")
 
 
 def preprocess_encoded(data: bytes, spec: PreprocessSpec, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
@@ -44,11 +59,33 @@ def preprocess_encoded(data: bytes, spec: PreprocessSpec, limits: ImageLimits = 
 
 
 def preprocess(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
-    """Return (size_px, size_px, 3) uint8 RGB: margin removal, centre crop, black to square, area resize."""
-    pixels = remove_margin(pixels, spec.margin_threshold)
-    pixels = pad_to_square(crop_centre(pixels, spec.centre_crop))
-    resized = cv2.resize(pixels, (spec.size_px, spec.size_px), interpolation=cv2.INTER_AREA)
-    return np.asarray(resized, dtype=np.uint8)
+    """Return (size_px, size_px, 3) uint8 RGB: the last of the `preprocess_steps`."""
+    _, last = deque(preprocess_steps(pixels, spec), maxlen=1).pop()
+    return last
+
+
+def preprocess_steps(pixels: Pixels, spec: PreprocessSpec) -> Iterator[tuple[str, Pixels]]:
+    """Yield the name and the picture of each step that `spec` asks for, from the original on."""
+    yield "original", pixels
+    field = pixels = remove_margin(pixels, spec.margin_threshold)
+    yield "margin removed", pixels
+    if spec.erase_vessels:
+        pixels = erase_vessels(pixels)
+        yield "vessels erased", pixels
+    if spec.disc_crop:
+        pixels = crop_around(pixels, find_disc(field), spec.disc_crop)
+        yield "disc crop", pixels
+    if spec.centre_crop < 1:
+        pixels = crop_centre(pixels, spec.centre_crop)
+        yield "centre crop", pixels
+    size = (spec.size_px, spec.size_px)
+    pixels = np.asarray(cv2.resize(pad_to_square(pixels), size, interpolation=cv2.INTER_AREA), np.uint8)
+    yield "resized", pixels
+    if spec.disc_crop:
+        pixels = keep_circle(pixels)
+        yield "circle", pixels
+    if spec.illumination != "none":
+        yield spec.illumination, METHODS[spec.illumination](pixels)
 
 
 def remove_margin(pixels: Pixels, threshold: int) -> Pixels:
@@ -72,6 +109,26 @@ def crop_centre(pixels: Pixels, share: float) -> Pixels:
     rows, columns = max(1, round(height * share)), max(1, round(width * share))
     top, left = (height - rows) // 2, (width - columns) // 2
     return pixels[top : top + rows, left : left + columns]
+
+
+def crop_around(pixels: Pixels, disc: Disc, share: float) -> Pixels:
+    """Return a square around `disc` whose side is this share of the field; black beyond the picture."""
+    height, width = pixels.shape[:2]
+    side = max(1, round(share * disc.field * max(height, width)))
+    top, left = round(disc.y * height - side / 2), round(disc.x * width - side / 2)
+    cropped = np.zeros((side, side, 3), np.uint8)
+    part = pixels[max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)]
+    y, x = max(0, -top), max(0, -left)
+    cropped[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return cropped
+
+
+def keep_circle(pixels: Pixels) -> Pixels:
+    """Return the square (S, S, 3) with black beyond the circle that it holds."""
+    side = len(pixels)
+    away = np.arange(side) - (side - 1) / 2
+    inside = away[:, None] ** 2 + away[None] ** 2 <= (side / 2) ** 2
+    return np.where(inside[..., None], pixels, np.uint8(0))
 
 
 def pad_to_square(pixels: Pixels) -> Pixels:

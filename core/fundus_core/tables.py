@@ -21,6 +21,7 @@ from fundus_core.errors import LabelsError, UsageError
 from fundus_core.sheet import Sheet, csv_line, read_sheet
 
 UNLABELLED = -1
+EYES = ("left", "right", "")
 
 # pandas writes a 0/1 column that has gaps as 0.0 and 1.0
 _LABEL_VALUES = {"": UNLABELLED, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
@@ -34,6 +35,8 @@ class LabelTable:
     labels: tuple[str, ...]  # (K,) names, such as "glaucoma"
     values: NDArray[np.int8]  # (N, K)
     patient_id: tuple[str, ...] | None = None  # (N,)
+    eye: tuple[str, ...] | None = None  # (N,) "left", "right", or "" where it is not known
+    source: tuple[str, ...] | None = None  # (N,) the data set that an image is from
 
     def __post_init__(self) -> None:
         _check_ids(self.image_id)
@@ -141,15 +144,19 @@ def score_writer(path: Path, score_format: ScoreFormat) -> Iterator[Callable[[Sc
 
 
 def read_labels(path: Path, labels: Sequence[str] = ("glaucoma",)) -> LabelTable:
-    """Read `image_id`, one column per label with 0, 1 or nothing, and `patient_id` where there is one."""
+    """Read `image_id`, a column per label of 0, 1 or nothing; `patient_id`, `eye`, `source` if there."""
     sheet = read_sheet(path, LabelsError)
     columns = [(label, sheet.index(label)) for label in labels]
     values = [
         [_label_value(sheet, line, label, row[index]) for label, index in columns]
         for line, row in zip(sheet.lines, sheet.rows, strict=True)
     ]
-    patient_id = sheet.texts("patient_id") if "patient_id" in sheet.columns else None
-    return LabelTable(sheet.image_ids(), tuple(labels), np.array(values, dtype=np.int8), patient_id)
+    patient_id, eye, source = (
+        sheet.texts(column) if column in sheet.columns else None for column in ("patient_id", "eye", "source")
+    )
+    _check_eyes(sheet, eye or ())
+    truth = np.array(values, dtype=np.int8)
+    return LabelTable(sheet.image_ids(), tuple(labels), truth, patient_id, eye, source)
 
 
 def read_scores(path: Path) -> ScoreTable:
@@ -237,6 +244,12 @@ def _label_value(sheet: Sheet, line: int, label: str, cell: str) -> int:
     if value is None:
         sheet.fail(f"line {line} has {label} = {cell!r}. Write 0, 1, or nothing where it is not known.")
     return value
+
+
+def _check_eyes(sheet: Sheet, eyes: Sequence[str]) -> None:
+    for line, eye in zip(sheet.lines, eyes, strict=False):
+        if eye not in EYES:
+            sheet.fail(f"line {line} has eye = {eye!r}. Write left, right, or nothing where it is not known.")
 
 
 def _scored_mask(sheet: Sheet, column: int) -> list[bool]:

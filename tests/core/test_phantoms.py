@@ -49,6 +49,17 @@ def test_a_seed_always_gives_the_same_picture() -> None:
     assert not np.array_equal(first.pixels, other.pixels)
 
 
+@pytest.mark.parametrize("seed", [5, 6])
+def test_a_phantom_with_another_ratio_differs_in_its_cup_alone(seed: int) -> None:
+    drawn, other = phantoms.plan(seed), phantoms.plan(seed, 0.7)
+    assert phantoms.plan(seed, drawn.cup_to_disc) == drawn
+    assert (other.cup_to_disc, other.glaucoma) == (0.7, 1)
+    cup = ("cup_to_disc", "glaucoma", "cup", "cup_radius")
+    assert all(vars(other)[name] == value for name, value in vars(drawn).items() if name not in cup)
+    before, after = phantoms.render(seed).pixels, phantoms.draw(other).pixels
+    assert 0 < (before != after).any(axis=2).mean() < 0.25
+
+
 @pytest.mark.parametrize("camera", phantoms.CAMERAS, ids=lambda camera: camera.name)
 def test_a_camera_delivers_its_size_and_a_black_margin(camera: phantoms.Camera) -> None:
     seed = next(seed for seed in range(1000) if phantoms.plan(seed).camera == camera)

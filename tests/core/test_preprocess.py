@@ -1,5 +1,6 @@
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -10,13 +11,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fundus_core import phantoms
+from fundus_core.disc import Disc, find_disc
 from fundus_core.errors import ImageError, RecipeError
+from fundus_core.illumination import ILLUMINATIONS, METHODS, Illumination
 from fundus_core.preprocess import (
     PreprocessSpec,
+    crop_around,
     crop_centre,
+    keep_circle,
     pad_to_square,
     preprocess,
     preprocess_encoded,
+    preprocess_steps,
     remove_margin,
 )
 
@@ -24,6 +30,11 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "preprocess.json"
 GOLDEN_SPECS = {
     "whole": PreprocessSpec(size_px=256),
     "centre": PreprocessSpec(size_px=128, margin_threshold=24, centre_crop=0.9),
+    "disc": PreprocessSpec(size_px=128, disc_crop=0.4),
+    "grey world": PreprocessSpec(size_px=128, illumination="grey_world"),
+    "clahe": PreprocessSpec(size_px=128, illumination="clahe"),
+    "local mean": PreprocessSpec(size_px=128, illumination="local_mean"),
+    "disc, local contrast": PreprocessSpec(size_px=128, disc_crop=0.5, illumination="local_contrast"),
 }
 GOLDEN_SEEDS = (0, 1, 2, 5, 9)
 
@@ -144,9 +155,86 @@ def test_any_picture_becomes_a_square_of_the_size(
 ) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     before = pixels.copy()
-    result = preprocess(pixels, PreprocessSpec(size_px, threshold, share))
+    name = ILLUMINATIONS[seed % len(ILLUMINATIONS)]
+    spec = PreprocessSpec(size_px, threshold, share if seed % 2 else None, share, bool(seed % 3), name)
+    result = preprocess(pixels, spec)
     assert (result.shape, result.dtype) == ((size_px, size_px, 3), np.uint8)
     assert np.array_equal(pixels, before)
+
+
+EVERYTHING = PreprocessSpec(64, disc_crop=0.5, centre_crop=0.9, erase_vessels=True, illumination="clahe")
+ALWAYS = ["original", "margin removed", "resized"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "names"),
+    [
+        (PreprocessSpec(64), ALWAYS),
+        (PreprocessSpec(64, centre_crop=0.9), ["original", "margin removed", "centre crop", "resized"]),
+        (PreprocessSpec(64, disc_crop=0.4), ["original", "margin removed", "disc crop", "resized", "circle"]),
+        (PreprocessSpec(64, erase_vessels=True), ["original", "margin removed", "vessels erased", "resized"]),
+        (PreprocessSpec(64, illumination="grey_world"), [*ALWAYS, "grey_world"]),
+        (
+            EVERYTHING,
+            [*ALWAYS[:2], "vessels erased", "disc crop", "centre crop", "resized", "circle", "clahe"],
+        ),
+    ],
+)
+def test_only_the_steps_that_are_asked_for_are_taken(spec: PreprocessSpec, names: list[str]) -> None:
+    pixels = phantoms.render(5).pixels
+    steps = list(preprocess_steps(pixels, spec))
+    assert [name for name, _ in steps] == names
+    assert np.array_equal(steps[0][1], pixels)
+    assert np.array_equal(steps[-1][1], preprocess(pixels, spec))
+    for (name, before), (_, after) in pairwise(steps[1:]):
+        assert before.shape != after.shape or not np.array_equal(before, after), name
+
+
+@pytest.mark.parametrize("name", ILLUMINATIONS)
+def test_the_light_is_taken_out_of_the_resized_picture(name: Illumination) -> None:
+    pixels = phantoms.render(5).pixels
+    plain = preprocess(pixels, PreprocessSpec(64))
+    expected = METHODS[name](plain) if name != "none" else plain
+    assert np.array_equal(preprocess(pixels, PreprocessSpec(64, illumination=name)), expected)
+
+
+@pytest.mark.parametrize("place", [(0.5, 0.5), (0.4, 0.7), (0.0, 0.0), (1.0, 1.0), (0.02, 0.9)])
+def test_what_is_around_a_place_comes_into_the_middle_and_beyond_it_is_black(
+    place: tuple[float, float],
+) -> None:
+    pixels = np.random.default_rng(0).integers(1, 256, (100, 200, 3), np.uint8)
+    cropped = crop_around(pixels, Disc(*place), 0.3)
+    assert cropped.shape == (60, 60, 3)
+    wide = np.pad(pixels, ((60, 60), (60, 60), (0, 0)))
+    top, left = round(place[1] * 100) + 30, round(place[0] * 200) + 30
+    assert np.array_equal(cropped, wide[top : top + 60, left : left + 60])
+
+
+def test_of_a_cropped_picture_the_share_is_that_of_the_whole_field() -> None:
+    pixels = np.full((100, 100, 3), 200, np.uint8)
+    assert len(crop_around(pixels, Disc(0.5, 0.5, field=2.0), 0.25)) == 50
+    assert len(crop_around(pixels, Disc(0.5, 0.5), 0.001)) == 1
+
+
+def test_beyond_the_circle_all_is_black_and_within_nothing_changes() -> None:
+    pixels = np.random.default_rng(0).integers(1, 256, (101, 101, 3), np.uint8)
+    kept = keep_circle(pixels)
+    away = np.hypot(*(np.mgrid[:101, :101] - 50))
+    assert np.array_equal(kept[away <= 50], pixels[away <= 50])
+    assert not kept[away >= 51].any()
+
+
+def test_the_disc_is_in_the_middle_of_its_crop() -> None:
+    for seed in (0, 1, 4, 7):
+        field = remove_margin(phantoms.render(seed).pixels, 16)
+        cropped = preprocess(field, PreprocessSpec(96, disc_crop=0.3))
+        wide = preprocess(field, PreprocessSpec(96, disc_crop=0.6))
+        inner = cv2.resize(wide[24:72, 24:72], (96, 96), interpolation=cv2.INTER_CUBIC)
+        middle = np.s_[20:76, 20:76]
+        assert np.corrcoef(cropped[middle].ravel(), inner[middle].ravel())[0, 1] > 0.97, seed
+        found = find_disc(field)
+        place = np.array([found.y * field.shape[0], found.x * field.shape[1]]).astype(int)
+        assert np.abs(field[tuple(place)].astype(int) - cropped[48, 48]).max() < 40, seed
 
 
 def test_the_same_bytes_give_the_same_pixels_in_any_wrapping() -> None:
@@ -174,6 +262,9 @@ def test_what_cannot_be_decoded_is_not_preprocessed() -> None:
         ({"centre_crop": 0.0}, r"centre_crop is 0\.0; choose a share above 0, up to 1"),
         ({"centre_crop": 1.1}, r"centre_crop is 1\.1"),
         ({"centre_crop": float("nan")}, "centre_crop is nan"),
+        ({"disc_crop": 0.0}, r"disc_crop is 0\.0; choose a share above 0, up to 1"),
+        ({"disc_crop": 1.1}, r"disc_crop is 1\.1"),
+        ({"disc_crop": float("nan")}, "disc_crop is nan"),
     ],
 )
 def test_an_impossible_spec_is_refused(values: dict[str, float], sentence: str) -> None:

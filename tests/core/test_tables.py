@@ -69,9 +69,20 @@ def test_labels_are_read_with_gaps_and_patients(tmp_path):
     assert table.patient_id == ("7", "8")
 
 
+def test_eye_and_source_are_read_where_they_are(tmp_path):
+    text = "image_id,eye,source,glaucoma\na.jpg,left,hygd,1\nb.jpg,,odir,0\n"
+    table = read_labels(text_file(tmp_path / "labels.csv", text))
+    assert table.eye == ("left", "")
+    assert table.source == ("hygd", "odir")
+    assert table.patient_id is None
+    plain = read_labels(text_file(tmp_path / "plain.csv", "image_id,glaucoma\na.jpg,1\n"))
+    assert (plain.eye, plain.source) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("image_id,eye,glaucoma\na,left,1\nb,OS,1\n", "line 3 has eye = 'OS'. Write left, right, or nothing"),
         ("image_id,Glaucom\na,1\n", "no column 'glaucoma'. Did you mean 'Glaucom'?"),
         ("id,glaucoma\na,1\n", "no column 'image_id'. Known: id, glaucoma."),
         ("image_id,glaucoma,glaucoma\na,1,0\n", "two columns 'glaucoma'"),

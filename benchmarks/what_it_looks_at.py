@@ -1,0 +1,291 @@
+"""What an ensemble looks at: the cup and the disc, or the border and the camera?
+
+    python benchmarks/what_it_looks_at.py [--repository DIR] [--photographs HYGD] [--eyes 24] [--count 100]
+
+Phantoms are drawn with one thing changed, and scored by bare onnxruntime sessions. With --photographs, the
+folder of HYGD, the silhouettes of real photographs are scored too: there, the width of a picture predicts its
+label. Printed: the figures; written with the bundle's digest to benchmarks/results/. The tests of the
+reference ensemble measure by the same functions.
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from fundus_client.servers import reference_repository
+from fundus_core import phantoms
+from fundus_core.ensemble import PIXELS, EnsembleSpec, fold_model, read_manifest
+from fundus_core.images import decode
+from fundus_core.phantoms import CAMERAS, Camera, Plan
+from fundus_core.preprocess import Pixels, preprocess
+from fundus_eval.auc import auc_delong
+
+Scores = NDArray[np.float64]
+Region = NDArray[np.bool_]  # (H, W)
+
+RESULTS = Path(__file__).parent / "results" / "what_it_looks_at.json"
+RATIOS = (0.3, 0.45, 0.6, 0.7, 0.85)
+CAMERA = CAMERAS[1]  # neutral colours, 1024 pixels
+SHAPES = tuple(  # cameras that are alike but for size, frame, margin and file
+    replace(camera, white_balance=CAMERA.white_balance, blur_px=CAMERA.blur_px) for camera in CAMERAS
+)
+MARGIN_LEVEL = 16
+RETINA = (150, 85, 50)  # RGB of an average field
+BORDER = 0.15  # of the width, black, on every side
+ERASED = 1.15  # times the disc's radius: what is erased
+AWAY = 2.6  # times the disc's radius: no two erased places overlap
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The folds of a model repository, without a server."""
+
+    spec: EnsembleSpec
+    folds: tuple[onnxruntime.InferenceSession, ...]
+
+    @classmethod
+    def load(cls, repository: Path) -> "Ensemble":
+        """Open every fold's model.onnx."""
+        spec = read_manifest(repository)
+        files = [repository / fold_model(fold.index) / "1" / "model.onnx" for fold in spec.folds]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # the folds run side by side
+        return cls(spec, tuple(onnxruntime.InferenceSession(str(file), options) for file in files))
+
+    def score(self, pictures: Iterable[Pixels]) -> Scores:
+        """Return the mean probability of the first label (N,)."""
+        with ThreadPoolExecutor() as pool:
+            return np.array([self._score_one(pixels, pool) for pixels in pictures])
+
+    def _score_one(self, pixels: Pixels, pool: Executor) -> float:
+        feed = {PIXELS: preprocess(pixels, self.spec.preprocess)[None]}
+        answers = pool.map(lambda fold: fold.run(None, feed)[0], self.folds)
+        return float(np.mean([answer[0, 0] for answer in answers]))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How the score follows the cup-to-disc ratio."""
+
+    mean_score: tuple[float, ...]  # one for each of RATIOS
+    rank_correlation: float  # Spearman's, of all scores with their ratio
+
+    @property
+    def effect(self) -> float:
+        """What the largest cup scores above the smallest."""
+        return self.mean_score[-1] - self.mean_score[0]
+
+
+@dataclass(frozen=True)
+class Erased:
+    """How far the score of a phantom with glaucoma moves, on average, when a place is erased."""
+
+    disc: float
+    elsewhere: float  # an equal area beside the disc, or at the fovea
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far the score moves when another camera delivers the same eye: mean distance to the eye's mean."""
+
+    size_and_frame: float  # another size, frame, margin, clipped field, file; a black border added
+    colour_too: float  # also another colour and sharpness
+    border_alone: float  # another size, frame … of an even field: nothing but its border is left
+
+
+@dataclass(frozen=True)
+class Silhouettes:
+    """AUC of real photographs of which only the silhouette is left, in their original sizes."""
+
+    n: int
+    width: float  # AUC of the picture's width by itself: the trap
+    one_colour: float  # every field filled alike
+    own_colour: float  # every field filled with its own mean
+    whole: float  # the photographs as they are; the ensemble may have been trained on them
+
+
+def main() -> None:
+    """Measure, print, write."""
+    arguments = parse()
+    ensemble, seeds = Ensemble.load(arguments.repository), range(arguments.eyes)
+    figures: dict[str, Ratio | Erased | Moved | Silhouettes] = {
+        "ratio": follow_ratio(ensemble, seeds),
+        "erased": erase_places(ensemble, seeds),
+        "moved": Moved(
+            deliver(ensemble, seeds, SHAPES),
+            deliver(ensemble, seeds, CAMERAS),
+            deliver_even(ensemble, SHAPES),
+        ),
+    }
+    if arguments.photographs:
+        figures["silhouettes"] = score_silhouettes(ensemble, arguments.photographs, arguments.count)
+    content = {name: asdict(figure) for name, figure in figures.items()}
+    for name, figure in content.items():
+        print(f"{name:<13}" + "  ".join(f"{key} {_text(value)}" for key, value in figure.items()))
+    bundle = {"name": ensemble.spec.name, "digest": ensemble.spec.digest}
+    RESULTS.write_text(json.dumps({"bundle": bundle, "eyes": len(seeds)} | content, indent=2) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repository", type=Path, default=reference_repository())
+    parser.add_argument("--photographs", type=Path, help="folder of HYGD")
+    parser.add_argument("--eyes", type=int, default=24, help="how many phantoms are drawn")
+    parser.add_argument("--count", type=int, default=100, help="how many photographs of each class")
+    return parser.parse_args()
+
+
+def _text(value: float | Sequence[float]) -> str:
+    return f"{value:.3g}" if isinstance(value, float | int) else " ".join(f"{each:.3f}" for each in value)
+
+
+def follow_ratio(ensemble: Ensemble, seeds: Sequence[int]) -> Ratio:
+    """Draw each eye with every ratio, on one camera."""
+    drawn = [phantoms.draw(eye(seed, ratio)).pixels for seed in seeds for ratio in RATIOS]
+    scores = ensemble.score(drawn).reshape(len(seeds), len(RATIOS))
+    ranks = scores.ravel().argsort().argsort().reshape(scores.shape)
+    of_ratio = np.broadcast_to(np.arange(len(RATIOS)), scores.shape)
+    correlation = float(np.corrcoef(ranks.ravel(), of_ratio.ravel())[0, 1])
+    return Ratio(tuple(scores.mean(axis=0).tolist()), correlation)
+
+
+def erase_places(ensemble: Ensemble, seeds: Sequence[int]) -> Erased:
+    """Erase the disc of eyes with glaucoma, then equal areas elsewhere, one at a time."""
+    disc, elsewhere = [], []
+    for seed in seeds:
+        drawn = eye(seed, RATIOS[-1])
+        pixels = phantoms.draw(drawn).pixels
+        pictures = [pixels, *(erase(pixels, region) for region in (on_disc(drawn), *beside_disc(drawn)))]
+        whole, without_disc, *others = ensemble.score(pictures)
+        disc.append(abs(whole - without_disc))
+        elsewhere.append(np.mean([abs(whole - other) for other in others]))
+    return Erased(float(np.mean(disc)), float(np.mean(elsewhere)))
+
+
+def deliver(ensemble: Ensemble, seeds: Sequence[int], cameras: Sequence[Camera]) -> float:
+    """Let every camera deliver the same eyes, every second one with glaucoma; return how far scores move."""
+    eyes = [eye(seed, RATIOS[0] if seed % 2 else RATIOS[-1]) for seed in seeds]
+    return float(np.mean([_movement(ensemble.score(photographs(drawn, cameras))) for drawn in eyes]))
+
+
+def deliver_even(ensemble: Ensemble, cameras: Sequence[Camera]) -> float:
+    """Let every camera deliver an even field; return how far the scores move."""
+    pictures = photographs(eye(0, RATIOS[0]), cameras)
+    return _movement(ensemble.score(silhouette(pixels, RETINA) for pixels in pictures))
+
+
+def _movement(scores: Scores) -> float:
+    return float(abs(scores - scores.mean()).mean())
+
+
+def score_silhouettes(ensemble: Ensemble, folder: Path, count: int) -> Silhouettes:
+    """Score `count` photographs of each class, one of each patient, and what their silhouettes alone give."""
+    files, truth = choose(folder, count)
+    rows = []
+    for file in files:
+        pixels = decode(file.read_bytes())
+        own = tuple(pixels[field_of(pixels)].mean(axis=0).round().astype(int).tolist())
+        pictures = (silhouette(pixels, RETINA), silhouette(pixels, own), pixels)
+        rows.append((pixels.shape[1], *ensemble.score(pictures)))
+    return Silhouettes(len(files), *(auc(truth, column) for column in np.array(rows).T))
+
+
+def auc(truth: NDArray[np.int64], scores: Scores) -> float:
+    """Return the AUC of scores that count as equal where two decimals are."""
+    return auc_delong(truth, scores.round(2)).value
+
+
+def choose(folder: Path, count: int) -> tuple[list[Path], NDArray[np.int64]]:
+    """Return up to `count` files of each class, and 1 where glaucoma; of a patient one, no exact copies."""
+    with (folder / "labels.csv").open(newline="", encoding="utf-8") as table:
+        rows = [row for row in csv.DictReader(table) if not row["exact_duplicate_of"]]
+    first = list({row["group"]: row for row in reversed(rows)}.values())[::-1]
+    chosen = [row for value in "10" for row in [row for row in first if row["glaucoma"] == value][:count]]
+    return [folder / row["image_id"] for row in chosen], np.array([int(row["glaucoma"]) for row in chosen])
+
+
+def eye(seed: int, ratio: float) -> Plan:
+    """Return the phantom `seed` with this cup-to-disc ratio, before `CAMERA`."""
+    return replace(phantoms.plan(seed, ratio), camera=CAMERA)
+
+
+def take(drawn: Plan, camera: Camera) -> Pixels:
+    """Return what `camera` delivers, encoded and decoded."""
+    return decode(phantoms.encode(phantoms.draw(replace(drawn, camera=camera)).pixels, camera))
+
+
+def photographs(drawn: Plan, cameras: Sequence[Camera]) -> list[Pixels]:
+    """Return what each camera delivers of one eye, and the first one's picture with a black border."""
+    pictures = [take(drawn, camera) for camera in cameras]
+    return [*pictures, bordered(pictures[0])]
+
+
+def bordered(pixels: Pixels) -> Pixels:
+    """Return the picture with a black border added."""
+    border = round(BORDER * pixels.shape[1])
+    return np.pad(pixels, ((border, border), (border, border), (0, 0)))
+
+
+def field_of(pixels: Pixels) -> Region:
+    """Return the field of view, its dark parts included."""
+    lit = cv2.morphologyEx(
+        (pixels.max(axis=2) > MARGIN_LEVEL).astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)
+    )
+    outlines, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(lit, outlines, -1, (1,), cv2.FILLED) > 0
+
+
+def silhouette(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
+    """Return the picture with its field of view filled evenly: its size, border and margin are left."""
+    filled = pixels.copy()
+    filled[field_of(pixels)] = colour
+    return filled
+
+
+def on_disc(drawn: Plan) -> Region:
+    """Return the disc's place in the picture."""
+    return _oval(drawn, drawn.disc)
+
+
+def beside_disc(drawn: Plan) -> list[Region]:
+    """Return ovals of the disc's size on its four sides and at the fovea, as far as the field reaches."""
+    wide, high = drawn.disc_radius
+    centres = [drawn.disc + AWAY * step for step in (wide, -wide, 1j * high, -1j * high)]
+    reach = drawn.field_deg / 2 - ERASED * high
+    return [_oval(drawn, centre) for centre in (*centres, 0j) if abs(centre - drawn.gaze) < reach]
+
+
+def _oval(drawn: Plan, centre: complex) -> Region:
+    width, height = drawn.camera.width_px, drawn.camera.height_px
+    degree = drawn.field_deg / (drawn.camera.field * width)
+    x = (np.arange(width) - (width - 1) / 2) * degree * (-1 if drawn.eye == "left" else 1)
+    y = (np.arange(height) - (height - 1) / 2) * degree
+    across = (x[None] + drawn.gaze.real - centre.real) / drawn.disc_radius[0]
+    along = (y[:, None] + drawn.gaze.imag - centre.imag) / drawn.disc_radius[1]
+    return np.asarray(np.hypot(across, along) < ERASED)
+
+
+def erase(pixels: Pixels, region: Region) -> Pixels:
+    """Return the picture with the region filled softly from its surroundings."""
+    radius = float(np.sqrt(region.sum() / np.pi))
+    known = (~region & (pixels.max(axis=2) > MARGIN_LEVEL)).astype(np.float32)
+    total = cv2.GaussianBlur(pixels * known[..., None], (0, 0), 0.6 * radius)
+    fill = total / (cv2.GaussianBlur(known, (0, 0), 0.6 * radius)[..., None] + 1e-6)
+    cover = cv2.GaussianBlur(region.astype(np.float32), (0, 0), 0.05 * radius)[..., None]
+    return np.asarray(fill * cover + pixels * (1 - cover)).clip(0, 255).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    main()
