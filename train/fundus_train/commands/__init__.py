@@ -1,0 +1,1 @@
+"""The subcommands of `fundus-train`, one module each; `fundus_train.cli` registers them."""
