@@ -60,7 +60,7 @@ def test_what_cannot_be_used_is_dropped_with_its_reason(images: Path) -> None:
     assert dropped["sub/b.png"] == "copy: the same bytes as a.png."
     assert dropped["text.jpg"].startswith("not_an_image: ")
     assert dropped["gone.png"].startswith("vanished: ")
-    assert dropped["d.png"] == "unlabelled: the labels table has an empty cell."
+    assert dropped["d.png"] == "unlabelled: the labels table has no label for it."
 
 
 def test_each_case_has_its_own_pixels_and_targets(images: Path) -> None:

@@ -16,6 +16,7 @@ MADE = {
     "cache",
     "fold_0.safetensors",
     "fold_1.safetensors",
+    "epochs.csv",
     "split.csv",
     "oof.csv",
     "inner_test.csv",
@@ -31,6 +32,15 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def contents(run: Path) -> dict[str, bytes]:
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def timeless(run: Path) -> dict[str, bytes]:
+    """What is in a run folder but for how long it took."""
+    found = contents(run)
+    said = json.loads(found.pop("run.json"))
+    assert said.pop("seconds") > 0
+    assert said.pop("images_per_s") > 0
+    return found | {"run.json": json.dumps(said).encode(), "epochs.csv": b""}
 
 
 def fit(*arguments: object) -> Result:
@@ -132,11 +142,13 @@ def test_a_fold_that_was_lost_is_trained_again_to_the_same_weights(
     again: tuple[Path, list[object]], tmp_path: Path
 ) -> None:
     run, arguments = again
-    before = contents(run)
+    before, epochs = timeless(run), rows(run / "epochs.csv")
     (run / "fold_1.safetensors").unlink()
-    (run / "run.json").unlink()
-    assert fit(recipe_file(tmp_path), *arguments).exit_code == 0
-    assert contents(run) == before
+    done = fit(recipe_file(tmp_path), *arguments)
+    assert done.exit_code == 0, done.output
+    assert timeless(run) == before
+    untimed = [[{**row, "seconds": ""} for row in each] for each in (epochs, rows(run / "epochs.csv"))]
+    assert untimed[0] == untimed[1]  # no row twice
 
 
 @pytest.mark.parametrize("change", ["recipe", "labels"])
@@ -165,7 +177,7 @@ def test_a_folder_of_another_experiment_is_refused_and_left_alone(
         (TINY_RECIPE.replace("test_efficientnet", "test_efficient"), "Did you mean 'test_efficientnet'?"),
         (
             TINY_RECIPE.replace("batch_size = 8", "batch_size = 500"),
-            "make no batch of 500. Lower batch_size.",
+            "Lower batch_size.",
         ),
         (
             TINY_RECIPE.replace("folds = 2", "folds = 40"),
@@ -182,3 +194,95 @@ def test_a_mistake_is_a_sentence_and_exit_code_2(
     done = fit(recipe_file(tmp_path, recipe), *arguments)
     assert done.exit_code == 2
     assert sentence in done.stderr
+
+
+def test_every_epoch_has_a_row_and_the_rows_give_the_speed(tiny_run: Path) -> None:
+    epochs = rows(tiny_run / "epochs.csv")
+    assert [(row["fold"], row["epoch"]) for row in epochs] == [("0", "1"), ("0", "2"), ("1", "1"), ("1", "2")]
+    assert {row["validation_auc"] for row in epochs} == {""}  # nothing stops early here
+    assert all(float(row["loss"]) > 0 and float(row["learning_rate"]) > 0 for row in epochs)
+    said = json.loads((tiny_run / "run.json").read_text())
+    seconds = sum(float(row["seconds"]) for row in epochs)
+    assert said["seconds"] == pytest.approx(seconds, abs=0.01)
+    n_images = sum(int(row["n_images"]) for row in epochs)
+    assert said["images_per_s"] == pytest.approx(n_images / seconds, rel=0.01)
+
+
+TWO_LABELS = """
+name = "two labels"
+labels = ["glaucoma", "amd"]
+[preprocess]
+size_px = 32
+[network]
+architecture = "test_efficientnet"
+pretrained = false
+[split]
+test_size = 0.3
+folds = 2
+[training]
+epochs = 3
+patience = 1
+batch_size = 8
+learning_rate = 1e-9
+"""
+
+
+@pytest.fixture(scope="module")
+def two_labels(tmp_path_factory: pytest.TempPathFactory, phantom_folder: Path) -> tuple[Path, Result]:
+    """A run with labels that are not all known, from two sources, that may stop early."""
+    place = tmp_path_factory.mktemp("two")
+    lines = ["image_id,glaucoma,amd,source"]
+    for i, row in enumerate(rows(phantom_folder / "labels.csv")):
+        amd = ["0", "1", "", "0", "1"][i % 5]
+        lines.append(f"{row['image_id']},{row['glaucoma']},{amd},{'hospital' if i % 3 else 'clinic'}")
+    (place / "labels.csv").write_text("\n".join(lines))
+    inputs = ["--data", place / "labels.csv", "--images", phantom_folder, "--output", place / "run"]
+    return place / "run", fit(recipe_file(place, TWO_LABELS), *inputs, "--accelerator", "cpu")
+
+
+def test_labels_that_are_not_known_are_empty_cells(two_labels: tuple[Path, Result]) -> None:
+    run, done = two_labels
+    assert done.exit_code == 0, done.output
+    given = {row["image_id"]: row for row in rows(run.parent / "labels.csv")}
+    for row in rows(run / "split.csv"):
+        assert {name: row[name] for name in ("glaucoma", "amd", "source")} == {
+            name: given[row["image_id"]][name] for name in ("glaucoma", "amd", "source")
+        }
+    said = json.loads((run / "run.json").read_text())
+    n_known = sum(row["amd"] != "" and row["part"] == "test" for row in rows(run / "split.csv"))
+    assert said["inner_test"]["labels"][1]["n"] == n_known
+
+
+def test_each_source_has_its_counts_and_its_inner_test(two_labels: tuple[Path, Result]) -> None:
+    run, done = two_labels
+    split = rows(run / "split.csv")
+    said = json.loads((run / "run.json").read_text())
+    counted = {
+        source: {
+            "n_images": sum(row["source"] == source for row in split),
+            "n_inner_test": sum((row["source"], row["part"]) == (source, "test") for row in split),
+        }
+        for source in ("clinic", "hospital")
+    }
+    assert said["n_by_source"] == counted
+    assert said["inner_test_by_source"].keys() == counted.keys()
+    for source, evaluation in said["inner_test_by_source"].items():
+        assert evaluation["n_files"] == counted[source]["n_inner_test"]
+        first = evaluation["labels"][0]
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"glaucoma  AUC({source})")]
+        assert f"{first['n']} images, {first['n_positive']} positive" in line
+
+
+def test_early_stopping_leaves_its_validation_aucs(two_labels: tuple[Path, Result]) -> None:
+    """Of three epochs, a fold ends before the third if the second is no better than the first."""
+    epochs = rows(two_labels[0] / "epochs.csv")
+    for fold in "01":
+        aucs = [float(row["validation_auc"]) for row in epochs if row["fold"] == fold]
+        assert len(aucs) == (3 if aucs[1] > aucs[0] else 2)
+        assert all(0 <= auc <= 1 for auc in aucs)
+
+
+def test_a_run_without_sources_says_nothing_of_them(tiny_run: Path) -> None:
+    said = json.loads((tiny_run / "run.json").read_text())
+    assert (said["n_by_source"], said["inner_test_by_source"]) == ({}, {})
+    assert "source" not in rows(tiny_run / "split.csv")[0]

@@ -4,7 +4,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fundus_core.errors import LabelsError
-from fundus_train.folds import TEST, split_cases
+from fundus_train.folds import POOL, TEST, split_cases
 from fundus_train.recipe import Split
 
 
@@ -87,3 +87,35 @@ def test_a_split_that_cannot_be_made_says_what_to_do(
 ) -> None:
     with pytest.raises(LabelsError, match=sentence):
         split_cases(np.array(targets, np.int8)[:, None], np.array(patient), Split(0.3, 4), 0)
+
+
+def test_unlabelled_cases_are_in_no_part_and_change_no_other() -> None:
+    targets, patient = cohort(2, 120, 0.5, 2)
+    more = np.concatenate([np.full((30, 1), -1, np.int8), targets])
+    part = split_cases(more, np.append(np.arange(30), patient), Split(), 3)
+    assert set(part[:30]) == {POOL}
+    assert np.array_equal(part[30:], split_cases(targets, patient, Split(), 3))
+
+
+def test_a_label_that_is_not_known_is_of_neither_class() -> None:
+    known = (np.arange(200) % 2).astype(np.int8)
+    rare = np.where(np.arange(200) < 40, known, -1).astype(np.int8)
+    part = split_cases(np.column_stack([known, rare]), np.arange(200), Split(0.3, 2), 0)
+    for name in (TEST, 0, 1):
+        assert {0, 1} <= set(rare[part == name].tolist())
+    with pytest.raises(LabelsError, match="one class only"):
+        split_cases(np.column_stack([known, np.minimum(rare, 0)]), np.arange(200), Split(0.3, 2), 0)
+
+
+def test_images_can_be_split_one_by_one_as_in_the_report() -> None:
+    targets, patient = cohort(4, 60, 0.5, 4)
+    split = Split(by_patient=False)
+    part = split_cases(targets, patient, split, 0)
+    assert any(len(set(part[patient == one])) > 1 for one in set(patient))
+    assert np.array_equal(part, split_cases(targets, np.arange(len(targets)), Split(), 0))
+
+
+def test_rare_combinations_of_labels_are_split_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    targets = (np.random.default_rng(0).random((300, 4)) < 0.3).astype(np.int8)
+    split_cases(targets, np.arange(300), Split(), 0)
+    assert not recwarn.list

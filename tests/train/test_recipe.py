@@ -1,12 +1,43 @@
+import re
 import tomllib
+from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fundus_core.errors import RecipeError
-from fundus_train.recipe import Phantoms, Recipe, Split, Training, read_recipe
+from fundus_train.experiments import flatten
+from fundus_train.recipe import Augment, Phantoms, PseudoLabels, Recipe, Split, Training, read_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "train" / "recipes").glob("*.toml"))
+FOLDER = Path(__file__).parents[2] / "train" / "recipes"
+RECIPES = sorted(FOLDER.rglob("*.toml"))
+NAMES = [path.relative_to(FOLDER).as_posix() for path in RECIPES]
+# each experiment of the report: the one that it extends, and all that differs
+REPORT: dict[str, tuple[str, dict[str, Any]]] = {
+    "001": ("000", {"training.label_smoothing": 0.1}),
+    "002": ("000", {"training.label_smoothing": 0.05}),
+    "003": ("000", {"training.label_smoothing": 0.15}),
+    "004": ("000", {"augment.augmix": 5}),
+    "005": ("000", {"augment.augmix": 10}),
+    "006": ("000", {"pseudo_labels.rounds": 1}),
+    "010": ("000", {"training.batch_size": 64}),
+    "015": ("010", {"network.architecture": "efficientnet_b2"}),
+    "016": ("010", {"network.architecture": "efficientnet_b6"}),
+    "017": ("010", {"network.architecture": "resnext50_32x4d"}),
+    "027": ("010", {"network.architecture": "resnest50d"}),
+    "028": ("010", {"network.architecture": "deit_base_patch16_224", "preprocess.size_px": 224}),
+    "029": ("027", {"training.label_smoothing": 0.1}),
+    "0p0": ("000", {"split.test_size": 0.9}),
+    **{f"0p{rounds}": ("0p0", {"pseudo_labels.rounds": rounds}) for rounds in range(1, 7)},
+    "focal": ("000", {"training.loss": "focal"}),
+    "scheduler": ("000", {"training.scheduler": "cosine"}),
+    "centre_crop": ("000", {"preprocess.centre_crop": 0.9}),
+    "vessels": ("000", {"preprocess.erase_vessels": True}),
+    "no_tta": ("000", {"views": "identity"}),
+    "image_split": ("000", {"split.by_patient": False}),
+}
 SMALLEST = 'name = "x"\n[network]\narchitecture = "resnet18"\n'
 
 
@@ -22,24 +53,78 @@ def test_only_a_name_and_an_architecture_are_needed(tmp_path: Path) -> None:
     assert recipe.labels == ("glaucoma",)
     assert recipe.views == ("identity", "hflip", "vflip", "both")
     assert (recipe.split, recipe.phantoms, recipe.training) == (Split(0.3, 4), Phantoms(), Training())
+    assert (recipe.augment, recipe.pseudo_labels) == (Augment(flips=True), PseudoLabels(rounds=0))
+
+
+def test_a_recipe_takes_over_what_it_does_not_say_table_by_table(tmp_path: Path) -> None:
+    (tmp_path / "first.toml").write_text("seed = 3\n" + SMALLEST + "[training]\nepochs = 7\nbatch_size = 8")
+    (tmp_path / "second.toml").write_text('extends = "first.toml"\nname = "y"\n[training]\nepochs = 9')
+    recipe = recipe_of('extends = "second.toml"\n[augment]\naugmix = 3', tmp_path)
+    assert (recipe.name, recipe.seed, recipe.network.architecture) == ("y", 3, "resnet18")
+    assert (recipe.training, recipe.augment) == (Training(epochs=9, batch_size=8), Augment(augmix=3))
+
+
+def test_the_extended_recipe_is_looked_for_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "base.toml").write_text(SMALLEST)
+    assert recipe_of('extends = "../base.toml"\nseed = 4', tmp_path / "inner").seed == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('extends = "mine.toml"', r"mine.toml' extends itself\. Take one 'extends' out"),
+        ('extends = "nowhere.toml"', r"The recipe '.*nowhere.toml' cannot be read"),
+        ('extends = "base.toml"\nname = 3', "mine.toml.name: expected str, got 3"),
+        ('extends = "base.toml"\nnetwork = 3', "mine.toml.network: expected Network, got 3"),
+        ('extends = "loop.toml"', "extends itself"),
+    ],
+)
+def test_an_extends_that_leads_nowhere_says_so(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(SMALLEST)
+    (tmp_path / "loop.toml").write_text('extends = "mine.toml"')
+    with pytest.raises(RecipeError, match=sentence):
+        recipe_of(text, tmp_path)
 
 
 def test_the_committed_recipes_are_found() -> None:
-    assert "reference.toml" in [path.name for path in RECIPES]
+    assert "reference.toml" in NAMES
+    assert {path.stem for path in (FOLDER / "report").iterdir()} == REPORT.keys() | {"000"}
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
-def test_a_committed_recipe_can_be_read_and_names_its_command_on_top(path: Path) -> None:
-    recipe = read_recipe(path)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_committed_recipe_can_be_read_and_names_its_command_on_top(name: str) -> None:
+    recipe = read_recipe(FOLDER / name)
     assert recipe.name
-    header = path.read_text().split(f"name = {recipe.name!r}".replace("'", '"'))[0]
-    assert all(line.startswith("#") or not line for line in header.splitlines())
-    assert f"fundus-train fit train/recipes/{path.name} " in header
+    lines = (FOLDER / name).read_text().splitlines()
+    header = list(takewhile(lambda line: line.startswith("#"), lines))
+    assert [
+        line for line in header if re.match(rf"#   fundus-train (fit|unseen) train/recipes/{name} ", line)
+    ]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
-def test_a_committed_recipe_says_nothing_twice(path: Path) -> None:
-    assert tomllib.loads(path.read_text()).keys() <= Recipe.__dataclass_fields__.keys()
+@pytest.mark.parametrize("name", NAMES)
+def test_a_committed_recipe_knows_its_own_keys_only(name: str) -> None:
+    keys = tomllib.loads((FOLDER / name).read_text()).keys()
+    assert keys <= Recipe.__dataclass_fields__.keys() | {"extends"}
+
+
+@pytest.mark.parametrize("name", REPORT)
+def test_an_experiment_of_the_report_changes_only_what_it_is_about(name: str) -> None:
+    base, changes = REPORT[name]
+    path = FOLDER / "report" / f"{name}.toml"
+    assert tomllib.loads(path.read_text())["extends"] == f"{base}.toml"
+    mine = flatten(asdict(read_recipe(path)))
+    theirs = flatten(asdict(read_recipe(path.with_name(f"{base}.toml"))))
+    assert {key: mine[key] for key in mine if mine[key] != theirs[key]} == {"name": name, **changes}
+
+
+@pytest.mark.parametrize("name", ["000", *REPORT])
+def test_an_experiment_of_the_report_is_called_by_its_number_and_says_what_to_expect(name: str) -> None:
+    path = FOLDER / "report" / f"{name}.toml"
+    assert read_recipe(path).name == name
+    assert f"--output runs/{name}\n" in path.read_text()
+    assert "\n# Report: " in path.read_text()
 
 
 @pytest.mark.parametrize(
@@ -71,6 +156,20 @@ def test_a_committed_recipe_says_nothing_twice(path: Path) -> None:
         (SMALLEST + "[split]\ntest_size = 0", r"test_size is 0\.0; choose tenths"),
         (SMALLEST + "[split]\nfolds = 1", "folds is 1; cross-validation needs at least 2"),
         (SMALLEST + "[phantoms]\ncount = -1", "count is -1"),
+        (SMALLEST + "[training]\naccumulate = 0", "accumulate must be at least 1"),
+        (SMALLEST + "[training]\npatience = -1", "patience and focal_gamma 0 or more"),
+        (SMALLEST + "[training]\nbalance = 1.5", "balance must be 0 to 1"),
+        (SMALLEST + "[training]\nema_decay = 1.0", "ema_decay 0 up to 1"),
+        (SMALLEST + "[training]\nepochs = 3\nswa_epochs = 4", "swa_epochs must be 0 to epochs"),
+        (SMALLEST + "[training]\nema_decay = 0.9\nswa_epochs = 1", "0 where there is an ema_decay"),
+        (SMALLEST + '[training]\nloss = "dice"', "training.loss: expected one of 'bce', 'focal', got 'dice'"),
+        (SMALLEST + '[training]\nscheduler = "plateau"', "expected one of 'cosine', 'step', 'none'"),
+        (SMALLEST + "[augment]\naugmix = 11", "augmix is 11; choose a severity of 0 to 10"),
+        (SMALLEST + "[augment]\njpeg = 100", "jpeg is 100; choose 0 to 99"),
+        (SMALLEST + "[augment]\nscale = -0.1", r"scale is -0\.1; choose 0 or more"),
+        (SMALLEST + "[augment]\nflip = true", r"augment: unknown key 'flip'\. Did you mean 'flips'\?"),
+        (SMALLEST + "[pseudo_labels]\nrounds = -1", "rounds must be 0 or more"),
+        (SMALLEST + "[pseudo_labels]\npositive = 0.01", "0 <= negative < positive <= 1"),
         ("labels = []\n" + SMALLEST, "labels is empty"),
         ('labels = "glaucoma"\n' + SMALLEST, "labels: expected tuple"),
         ('views = ["up"]\n' + SMALLEST, "views are"),

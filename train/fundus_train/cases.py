@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,7 @@ from fundus_core.files import read_encoded
 from fundus_core.images import DEFAULT_LIMITS
 from fundus_core.preprocess import Pixels, PreprocessSpec, preprocess, preprocess_encoded
 from fundus_core.tables import LabelTable
+from fundus_train.guards import full_disk
 from fundus_train.recipe import Recipe
 
 Tick = Callable[[int, int], None]  # (done, total)
@@ -30,8 +34,9 @@ class Cases:
         image_id: N ids; a phantom's is "phantom-<seed>".
         pixels: (M, S, S, 3) uint8, memory-mapped; case i is `pixels[row[i]]`.
         row: (N,) rows of `pixels`.
-        targets: (N, K) of 0 and 1.
+        targets: (N, K) of 0 and 1, -1 where a label is not known.
         patient: (N,) numbers; cases of one number never straddle a split.
+        source: (N,) the data set that each case is from; "" where the table names none.
         n_real: how many of the N are photographs.
         dropped: (image_id, reason) of each labelled photograph that is not among the N.
     """
@@ -41,18 +46,28 @@ class Cases:
     row: NDArray[np.int64]
     targets: NDArray[np.int8]
     patient: NDArray[np.int64]
+    source: tuple[str, ...]
     n_real: int
     dropped: tuple[tuple[str, str], ...]
+
+    @property
+    def group(self) -> NDArray[np.int64]:
+        """The number of each case's source and label combination (N,)."""
+        number = np.unique(self.source, return_inverse=True)[1]
+        keys = np.column_stack([number, self.targets])
+        return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def load_cases(recipe: Recipe, labels: LabelTable, images: Path, cache: Path, tick: Tick) -> Cases:
     """Return the usable cases, from `cache` when it was made by the same spec from the same files.
 
-    Dropped, with a reason: unreadable images, unlabelled ones, exact copies of an earlier image (by
-    SHA-256). Patients who share a copy count as one. `tick(done, total)` reports progress.
+    Dropped, with a reason: unreadable images, unlabelled ones (unless the recipe makes pseudo-labels for
+    them), exact copies of an earlier image or of a labelled one (by SHA-256). Patients who share a copy count
+    as one. `tick(done, total)` reports progress.
 
     Raises:
         LabelsError: not one photograph is left.
+        FundusError: the disk has no room for the cache.
     """
     key = _cache_key(recipe, labels, images)
     if _stored_key(cache) != key or not (cache / "pixels.npy").is_file():
@@ -86,12 +101,10 @@ def _fill_cache(recipe: Recipe, labels: LabelTable, images: Path, cache: Path, k
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "index.json").unlink(missing_ok=True)
     spec, total = recipe.preprocess, len(labels.image_id) + recipe.phantoms.count
-    shape = (total, spec.size_px, spec.size_px, 3)
-    stored = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-        cache / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape
-    )
+    stored = _room_for(cache / "pixels.npy", (total, spec.size_px, spec.size_px, 3))
     outcomes: list[Outcome] = []
-    with ThreadPoolExecutor() as threads:
+    threads = ThreadPoolExecutor()
+    try:
         done = threads.map(lambda image_id: _photograph(images / image_id, spec), labels.image_id)
         for i, (pixels, outcome) in enumerate(done):
             if pixels is not None:
@@ -104,8 +117,25 @@ def _fill_cache(recipe: Recipe, labels: LabelTable, images: Path, cache: Path, k
         for i, pixels in enumerate(drawn, start=len(outcomes)):
             stored[i] = pixels
             tick(i + 1, total)
+    finally:
+        threads.shutdown(cancel_futures=True)  # an interrupted run must not wait for the rest
     stored.flush()
     (cache / "index.json").write_text(json.dumps({"key": key, "outcomes": outcomes}))
+
+
+def _room_for(path: Path, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[np.uint8]]":
+    """Return a new memory-mapped array whose space on the disk is taken already: a full disk says so now."""
+    with full_disk(path.parent, math.prod(shape), "The cache of preprocessed images"):
+        try:
+            stored: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+                path, mode="w+", dtype=np.uint8, shape=shape
+            )
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+    return stored
 
 
 def _photograph(path: Path, spec: PreprocessSpec) -> tuple[Pixels | None, Outcome]:
@@ -119,33 +149,37 @@ def _photograph(path: Path, spec: PreprocessSpec) -> tuple[Pixels | None, Outcom
 def _select(
     recipe: Recipe, labels: LabelTable, outcomes: Sequence[Outcome], pixels: NDArray[np.uint8]
 ) -> Cases:
-    reasons = list(_drop_reasons(labels, outcomes))
+    reasons = list(_drop_reasons(labels, outcomes, recipe.pseudo_labels.rounds > 0))
     kept = [i for i, reason in enumerate(reasons) if not reason]
     if not kept:
         raise LabelsError(f"None of {len(reasons)} labelled images can be used; the first: {reasons[0]}")
     seeds = recipe.phantoms.seeds
     drawn = np.array([[phantoms.plan(seed).glaucoma] for seed in seeds], dtype=np.int8)
-    patient = _patients(labels, outcomes)
+    patient, source = _patients(labels, outcomes), labels.source or ("",) * len(reasons)
     return Cases(
         image_id=(*(labels.image_id[i] for i in kept), *(f"phantom-{seed}" for seed in seeds)),
         pixels=pixels,
         row=np.array([*kept, *range(len(reasons), len(reasons) + len(seeds))]),
         targets=np.concatenate([labels.values[kept], drawn.reshape(len(seeds), len(recipe.labels))]),
         patient=np.concatenate([patient[kept], patient.max() + 1 + np.arange(len(seeds))]),
+        source=(*(source[i] for i in kept), *["phantom"] * len(seeds)),
         n_real=len(kept),
         dropped=tuple((labels.image_id[i], reason) for i, reason in enumerate(reasons) if reason),
     )
 
 
-def _drop_reasons(labels: LabelTable, outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Yield "" or a reason for each labelled photograph."""
+def _drop_reasons(labels: LabelTable, outcomes: Sequence[Outcome], keep_unlabelled: bool) -> Iterator[str]:
+    """Yield "" or a reason for each photograph of the labels table."""
+    unlabelled = (labels.values < 0).all(axis=1)
     first: dict[str, str] = {}
-    for image_id, values, outcome in zip(labels.image_id, labels.values, outcomes, strict=True):
+    for i in np.argsort(unlabelled, kind="stable"):  # an unlabelled image never replaces a labelled copy
+        first.setdefault(outcomes[i].get("sha256", ""), labels.image_id[i])
+    for image_id, no_label, outcome in zip(labels.image_id, unlabelled, outcomes, strict=True):
         if "failed" in outcome:
             yield outcome["failed"]
-        elif (values < 0).any():
-            yield "unlabelled: the labels table has an empty cell."
-        elif (original := first.setdefault(outcome["sha256"], image_id)) != image_id:
+        elif no_label and not keep_unlabelled:
+            yield "unlabelled: the labels table has no label for it."
+        elif (original := first[outcome["sha256"]]) != image_id:
             yield f"copy: the same bytes as {original}."
         else:
             yield ""

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from fundus_core.ensemble import Normalise
 from fundus_core.errors import BundleError
@@ -29,8 +29,11 @@ def save_checkpoint(path: Path, network: FundusNetwork, spec: CheckpointSpec) ->
     """Write the weights and the spec, whole or not at all."""
     partial = path.with_suffix(".partial")
     state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    save_file(state, partial, {SPEC: json.dumps(asdict(spec))})
-    partial.replace(path)
+    try:
+        partial.write_bytes(save(state, {SPEC: json.dumps(asdict(spec))}))  # so a full disk is an OSError
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> tuple[FundusNetwork, CheckpointSpec]:

@@ -1,5 +1,7 @@
 """The split: a stratified hold-out, and stratified folds of the rest. A patient never straddles two parts."""
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
@@ -8,16 +10,17 @@ from fundus_core.errors import LabelsError
 from fundus_train.recipe import Split
 
 TEST = -1
+POOL = -2  # no label at all: neither trained nor judged on, unless it gets pseudo-labels
 TENTHS = 10
 
 
 def split_cases(
     targets: NDArray[np.int8], patient: NDArray[np.int64], split: Split, seed: int
 ) -> NDArray[np.int64]:
-    """Return the part of each case (N,): `TEST`, or the fold 0 to folds - 1 that validates on it.
+    """Return the part of each case (N,): `TEST`, the fold 0 to folds - 1 that validates on it, or `POOL`.
 
     Args:
-        targets: (N, K) of 0 and 1; the combination of labels is what is stratified.
+        targets: (N, K) of 0 and 1, -1 where not known; the combination of labels is what is stratified.
         patient: (N,) numbers; one number stays in one part. Without patients each case has its own.
         split: size of the hold-out and number of folds.
         seed: of the shuffle.
@@ -25,7 +28,18 @@ def split_cases(
     Raises:
         LabelsError: a part would hold one class only, or there are fewer patients than parts.
     """
+    labelled = (targets >= 0).any(axis=1)
+    part = np.full(len(targets), POOL, dtype=np.int64)
+    part[labelled] = _split_labelled(targets[labelled], patient[labelled], split, seed)
+    return part
+
+
+def _split_labelled(
+    targets: NDArray[np.int8], patient: NDArray[np.int64], split: Split, seed: int
+) -> NDArray[np.int64]:
     stratum = np.unique(targets, axis=0, return_inverse=True)[1].reshape(-1)
+    if not split.by_patient:
+        patient = np.arange(len(stratum))
     tenth = _grouped(stratum, patient, TENTHS, seed)
     part = np.full(len(stratum), TEST, dtype=np.int64)
     rest = np.flatnonzero(tenth >= round(split.test_size * TENTHS))
@@ -47,13 +61,15 @@ def _grouped(
         raise LabelsError(f"No label combination has the {parts} cases that {parts} parts need. Add cases.")
     part = np.empty(len(stratum), dtype=np.int64)
     splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-    for number, (_, chosen) in enumerate(splitter.split(stratum, stratum, patient)):
-        part[chosen] = number
+    with warnings.catch_warnings():  # of a label combination that not every part can have
+        warnings.simplefilter("ignore")
+        for number, (_, chosen) in enumerate(splitter.split(stratum, stratum, patient)):
+            part[chosen] = number
     return part
 
 
 def _check_classes(targets: NDArray[np.int8], where: str) -> None:
-    if len(targets) == 0 or (targets.min(axis=0) == targets.max(axis=0)).any():
+    if not all({0, 1} <= set(of_label.tolist()) for of_label in targets.T):
         raise LabelsError(
             f"A label has one class only in {where} ({len(targets)} cases), so its AUC is not defined. "
             "Add cases of the rarer class, or choose fewer folds."

@@ -1,6 +1,8 @@
 """The training loop of one fold, on one page. Lightning Fabric does precision, devices and processes."""
 
-from collections.abc import Callable, Iterable
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,120 +11,138 @@ import lightning as lit
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
+from torch.utils.data import DataLoader
 
 from fundus_core.errors import RecipeError
-from fundus_core.views import VIEWS, View
+from fundus_core.views import View, views_named
+from fundus_eval.auc import OneClassError, auc_delong
+from fundus_train.averaging import Keeper
 from fundus_train.cases import Cases
+from fundus_train.feed import CaseDataset, training_loader
+from fundus_train.losses import SCHEDULES, loss_of
 from fundus_train.network import FundusNetwork, mean_probability
-from fundus_train.recipe import Training
+from fundus_train.recipe import Recipe, Training
 
 PREDICT_BATCH = 4  # times the views
 RANK_STRIDE = 10**9  # far beyond the seeds of folds and epochs
-Report = Callable[[int, float], None]  # (epochs done, mean loss of the last one)
+Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class CaseDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Cases as (pixels (S, S, 3) uint8, targets (K,) float32)."""
+class Epoch:
+    """What one epoch of one fold did. `validation_auc` is None where nothing was validated."""
 
-    cases: Cases
-    index: NDArray[np.int64]
+    number: int  # from 1
+    loss: float
+    validation_auc: float | None
+    learning_rate: float
+    n_images: int
+    seconds: float
 
-    def __len__(self) -> int:
-        return len(self.index)
 
-    def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        i = self.index[item]
-        pixels = torch.from_numpy(np.array(self.cases.pixels[self.cases.row[i]]))
-        return pixels, torch.from_numpy(self.cases.targets[i].astype(np.float32))
+Report = Callable[[Epoch], None]
 
 
 def fit_fold(
     fabric: lit.Fabric,
     network: FundusNetwork,
-    training: Training,
+    recipe: Recipe,
     cases: Cases,
-    index: NDArray[np.int64],
+    training_part: Index,
+    validation_part: Index,
     seed: int,
     resume_path: Path,
     report: Report,
 ) -> None:
-    """Train `network` in place on the cases of `index`; resume after the last epoch in `resume_path`."""
+    """Train `network` in place on one part of the cases; resume after the last epoch in `resume_path`.
+
+    It ends with the last weights, their average, or those of the best epoch, as the recipe says.
+    """
+    training = recipe.training
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
     )
     model, optimizer = fabric.setup(network.to(memory_format=torch.channels_last), optimizer)
-    shuffle = torch.Generator()
-    loader = fabric.setup_dataloaders(
-        DataLoader(
-            CaseDataset(cases, index), training.batch_size, shuffle=True, drop_last=True, generator=shuffle
-        )
-    )
-    if len(loader) == 0:
-        raise RecipeError(
-            f"{len(index)} training cases make no batch of {training.batch_size}. Lower batch_size."
-        )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(training.epochs, len(loader)))
-    state = {"model": model, "optimizer": optimizer, "schedule": schedule, "epoch": 0}
+    loader, draws = training_loader(fabric, recipe, cases, training_part, seed)
+    updates = len(loader) // training.accumulate
+    if updates == 0:
+        size = training.batch_size * training.accumulate
+        raise RecipeError(f"{len(training_part)} training cases make no batch of {size}. Lower batch_size.")
+    factor = SCHEDULES[training.scheduler](training.epochs, updates)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    keeper = Keeper(network, training)
+    state: dict[str, Any] = {
+        "model": model,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "keeper": keeper,
+        "epoch": 0,
+    }
     if resume_path.exists():
         fabric.load(resume_path, state)
-    for epoch in range(state["epoch"], training.epochs):
-        shuffle.manual_seed(seed + epoch)
-        # dropout and flips: a resumed epoch draws what it would have drawn, each device its own
-        torch.manual_seed(seed + epoch + RANK_STRIDE * fabric.global_rank)
-        loss = train_epoch(fabric, model, loader, optimizer, schedule, training)
-        state["epoch"] = epoch + 1
+    while state["epoch"] < training.epochs and not keeper.gave_up:
+        started = time.perf_counter()
+        draws.epoch = state["epoch"]
+        # dropout: a resumed epoch draws what it would have drawn, each device its own
+        torch.manual_seed(seed + state["epoch"] + RANK_STRIDE * fabric.global_rank)
+        rate = optimizer.param_groups[0]["lr"]
+        loss = train_epoch(fabric, model, loader, optimizer, schedule, training, keeper)
+        state["epoch"] += 1
+        keeper.after_epoch(state["epoch"])
+        wanted = training.patience and len(validation_part)
+        auc = validate(fabric, keeper, recipe, cases, validation_part) if wanted else None
         _save_whole(fabric, resume_path, state)
-        report(epoch + 1, loss)
+        n_images = updates * training.accumulate * training.batch_size * fabric.world_size
+        report(Epoch(state["epoch"], loss, auc, rate, n_images, time.perf_counter() - started))
+    keeper.finish()
 
 
 def train_epoch(
     fabric: lit.Fabric,
-    model: nn.Module,
-    loader: Iterable[Any],  # of (pixels, targets)
+    model: Any,  # a network that Fabric has set up
+    loader: DataLoader[Any],  # of (pixels, targets)
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     training: Training,
+    keeper: Keeper,
 ) -> float:
     """Run one epoch; return its mean loss."""
     model.train()
     losses = []
-    for pixels, targets in loader:
-        logits = model(random_flips(pixels) if training.flips else pixels)
-        smooth = smooth_targets(targets, training.label_smoothing)
-        loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), smooth)
-        fabric.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        losses.append(loss.item())
-    return float(np.mean(losses))
+    for number, (pixels, targets) in enumerate(loader, start=1):
+        update = number % training.accumulate == 0
+        with fabric.no_backward_sync(model, enabled=not update):
+            loss = loss_of(model(pixels), targets, training)
+            fabric.backward(loss / training.accumulate)
+        losses.append(loss.detach())
+        if update:
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            keeper.after_step()
+    optimizer.zero_grad()  # of the batches behind the last update
+    return float(torch.stack(losses).mean())
 
 
-def random_flips(pixels: Tensor) -> Tensor:
-    """Flip each of (N, S, S, 3) by one of the four views, drawn at random."""
-    drawn = torch.randint(len(VIEWS), (len(pixels),)).tolist()
-    views = list(VIEWS.values())
-    return torch.stack([image.flip(views[i].flip_axes) for image, i in zip(pixels, drawn, strict=True)])
+def validate(fabric: lit.Fabric, keeper: Keeper, recipe: Recipe, cases: Cases, index: Index) -> float:
+    """Return the labels' mean AUC on the cases of `index`, and let the keeper judge by it."""
+    scores = predict(keeper.network, cases, index, views_named(recipe.views), fabric.device)
+    # each device has batch statistics of its own; all must stop after the same epoch
+    auc: float = fabric.broadcast(mean_auc(cases.targets[index], scores))
+    keeper.judge(auc)
+    return auc
 
 
-def smooth_targets(targets: Tensor, alpha: float) -> Tensor:
-    """Return the report's asymmetric smoothing: 1 becomes 1 - alpha, 0 becomes alpha / 2."""
-    return torch.where(targets > 0.5, 1 - alpha, alpha / 2)
-
-
-def warm_cosine(epochs: int, steps: int) -> Callable[[int], float]:
-    """Return the learning rate's factor by step: linear over the first epoch, then half a cosine to 0."""
-    total = epochs * steps
-
-    def factor(step: int) -> float:
-        if step < steps:
-            return (step + 1) / steps
-        return 0.5 * (1 + float(np.cos(np.pi * (step - steps) / max(1, total - steps))))
-
-    return factor
+def mean_auc(targets: NDArray[np.int8], scores: NDArray[np.float32]) -> float:
+    """Return the mean AUC of scores (N, K) over the labels that have both classes; NaN where none has."""
+    aucs = []
+    for truth, score in zip(targets.T, scores.T, strict=True):
+        try:
+            aucs.append(auc_delong(truth[truth >= 0], score[truth >= 0]).value)
+        except OneClassError:
+            continue
+    return float(np.mean(aucs)) if aucs else math.nan
 
 
 def _save_whole(fabric: lit.Fabric, path: Path, state: dict[str, object]) -> None:
@@ -135,9 +155,9 @@ def _save_whole(fabric: lit.Fabric, path: Path, state: dict[str, object]) -> Non
 
 @torch.inference_mode()
 def predict(
-    network: FundusNetwork,
+    network: nn.Module,
     cases: Cases,
-    index: NDArray[np.int64],
+    index: Index,
     views: tuple[View, ...],
     device: torch.device,
 ) -> NDArray[np.float32]:

@@ -16,6 +16,8 @@ from fundus_core.schema import nearest
 from fundus_core.views import View
 from fundus_train.recipe import Recipe
 
+HEAD_STD = 0.01  # of a new classifier's weights
+
 
 class FundusNetwork(nn.Module):
     """`backbone` behind its own normalisation: (N, S, S, 3) uint8 -> (N, K) logits."""
@@ -66,10 +68,29 @@ def build_backbone(recipe: Recipe, weights: Path | None = None) -> nn.Module:
     except (OSError, RuntimeError) as error:
         hint = "Give a local file with --weights, or set pretrained = false."
         raise RecipeError(f"timm cannot make '{architecture}' with its weights ({error}). {hint}") from None
+    _calm_classifier(backbone)
     _check_size(backbone, architecture, recipe.preprocess.size_px)
     if weights is not None and recipe.network.pretrained:
         _load_pretrained(backbone, architecture, weights)
     return backbone
+
+
+@torch.no_grad()
+def _calm_classifier(backbone: nn.Module) -> None:
+    """Start with logits near 0.
+
+    timm draws a classifier of few outputs so large that a new network is certain and wrong, and its first
+    gradients undo what the backbone has learnt on ImageNet.
+    """
+    for name, parameter in backbone.named_parameters():
+        if name.startswith(_classifiers(backbone)):
+            nn.init.zeros_(parameter) if parameter.ndim == 1 else nn.init.normal_(parameter, std=HEAD_STD)
+
+
+def _classifiers(backbone: nn.Module) -> tuple[str, ...]:
+    """Return the names of the layers whose shape is the recipe's own."""
+    names = _config(backbone)["classifier"]
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 @torch.inference_mode()
@@ -105,8 +126,7 @@ def _load_pretrained(backbone: nn.Module, architecture: str, weights: Path) -> N
             raise RecipeError(f"'{weights.name}' is not for {architecture} ({error!r}).") from None
     own = backbone.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    classifier = _config(backbone)["classifier"]
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    heads = _classifiers(backbone)
     missing = [name for name in own if name not in fitting and not name.startswith(heads)]
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing:

@@ -1,30 +1,121 @@
-"""What a run leaves behind: tables of parts and scores, and `run.json`, which says how it was made."""
+"""What a run leaves behind: tables of parts, scores and epochs; `run.json`, which says how it was made."""
 
 import csv
 import json
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fundus_core.errors import BundleError
+from fundus_core.errors import BundleError, LabelsError
+from fundus_core.tables import LabelTable, ScoreTable, join
+from fundus_eval.evaluation import Evaluation, evaluate
 from fundus_train.cases import Cases
-from fundus_train.folds import TEST
+from fundus_train.folds import POOL, TEST
+from fundus_train.guards import begun
 from fundus_train.recipe import Recipe
 
-SPLIT, OUT_OF_FOLD, INNER_TEST, DROPPED, RUN_JSON = (
+if TYPE_CHECKING:
+    from fundus_train.loop import Epoch
+
+SPLIT, OUT_OF_FOLD, INNER_TEST, UNLABELLED, DROPPED, EPOCHS, RUN_JSON = (
     "split.csv",
     "oof.csv",
     "inner_test.csv",
+    "unlabelled.csv",
     "dropped.csv",
+    "epochs.csv",
     "run.json",
 )
+EPOCH_COLUMNS = ("fold", "epoch", "loss", "validation_auc", "learning_rate", "n_images", "seconds")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A finished run, or a round of one: AUC(CV) on out-of-fold scores, AUC(inner_test) on the folds' mean.
+
+    Args:
+        run: its folder.
+        round: of pseudo-labelling; 0 is the plain run.
+        n_positive: how many pseudo-labels are 1; `n_negative`: are 0.
+        n_images: photographs with a label, by source where sources are known; `n_inner_test` of them are held
+            out; `n_unlabelled` further ones have none.
+        dropped: (image_id, reason) of each photograph that was left out.
+        cross_validation: of the images outside the inner test.
+        inner_test: of the held-out images, and by source where sources are known.
+    """
+
+    run: Path
+    round: int
+    n_positive: int
+    n_negative: int
+    n_images: int
+    n_inner_test: int
+    n_unlabelled: int
+    n_by_source: dict[str, dict[str, int]]
+    dropped: tuple[tuple[str, str], ...]
+    cross_validation: Evaluation
+    inner_test: Evaluation
+    inner_test_by_source: dict[str, Evaluation]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts and the evaluations as plain values."""
+        return {
+            "n_images": self.n_images,
+            "n_inner_test": self.n_inner_test,
+            "n_unlabelled": self.n_unlabelled,
+            "n_dropped": len(self.dropped),
+            "n_by_source": self.n_by_source,
+            "pseudo_labels": {
+                "round": self.round,
+                "n_positive": self.n_positive,
+                "n_negative": self.n_negative,
+            },
+            "cross_validation": self.cross_validation.to_json(),
+            "inner_test": self.inner_test.to_json(),
+            "inner_test_by_source": {
+                name: each.to_json() for name, each in self.inner_test_by_source.items()
+            },
+        }
+
+
+def count_by_source(cases: Cases, part: NDArray[np.int64]) -> dict[str, dict[str, int]]:
+    """Return the counts of each source that is known, by its name."""
+    source = np.array(cases.source[: cases.n_real])
+    counted = {
+        str(name): {
+            "n_images": (source == name) & (part != POOL),
+            "n_inner_test": (source == name) & (part == TEST),
+        }
+        for name in np.unique(source[source != ""])
+    }
+    return {name: {what: int(mask.sum()) for what, mask in each.items()} for name, each in counted.items()}
+
+
+def evaluate_by_source(scores: ScoreTable, truth: LabelTable) -> dict[str, Evaluation]:
+    """Evaluate the scored images of each source by themselves; none where the sources are not known."""
+    source_of = dict(zip(truth.image_id, truth.source or (), strict=False))
+    source = np.array([source_of.get(image_id, "") for image_id in scores.image_id])
+    return {
+        str(name): evaluate(join(_rows_of(scores, source == name), truth), thresholds=None)
+        for name in np.unique(source[source != ""])
+    }
+
+
+def _rows_of(scores: ScoreTable, chosen: NDArray[np.bool_]) -> ScoreTable:
+    return replace(
+        scores,
+        image_id=tuple(scores.image_id[i] for i in np.flatnonzero(chosen)),
+        scored=scores.scored[chosen],
+        probability=scores.probability[chosen],
+        fold_probability=scores.fold_probability[chosen],
+    )
 
 
 @dataclass(frozen=True)
@@ -32,32 +123,64 @@ class Predictions:
     """Scores of the N real cases. A case has either an out-of-fold score or fold scores, by its part.
 
     Args:
-        part: (N,) `TEST` or the validating fold.
-        out_of_fold: (N, K), NaN for test cases.
-        test: (F, N, K), NaN for the others.
+        part: (N,) `TEST`, `POOL` or the validating fold.
+        out_of_fold: (N, K), NaN for cases without a fold.
+        of_folds: (F, N, K), NaN for the others.
     """
 
     part: NDArray[np.int64]
     out_of_fold: NDArray[np.float32]
-    test: NDArray[np.float32]
+    of_folds: NDArray[np.float32]
 
 
 def write_tables(run: Path, recipe: Recipe, cases: Cases, predictions: Predictions) -> None:
-    """Write split.csv (also a labels table), oof.csv and inner_test.csv (score tables), dropped.csv."""
-    ids = cases.image_id[: cases.n_real]
-    parts = ["test" if part == TEST else f"fold_{part}" for part in predictions.part]
-    labels = cases.targets[: cases.n_real].tolist()
-    split = ([i, part, *values] for i, part, values in zip(ids, parts, labels, strict=True))
-    _write(run / SPLIT, ["image_id", "part", *recipe.labels], split)
-    _write(run / DROPPED, ["image_id", "reason"], cases.dropped)
-    held_out = predictions.part == TEST
+    """Write dropped.csv and the score tables: oof.csv, inner_test.csv, and unlabelled.csv for the pool."""
+    ids, part = cases.image_id[: cases.n_real], predictions.part
+    write_table(run / DROPPED, ["image_id", "reason"], cases.dropped)
     columns = _columns("probability", recipe)
-    out_of_fold = _rows(ids, ~held_out, predictions.out_of_fold)
-    _write(run / OUT_OF_FOLD, ["image_id", *columns], out_of_fold)
-    folds = [column for fold in range(len(predictions.test)) for column in _columns(f"fold_{fold}", recipe)]
-    mean = predictions.test.mean(axis=0, dtype=np.float64)
-    tested = _rows(ids, held_out, np.concatenate([mean[None], predictions.test]).swapaxes(0, 1))
-    _write(run / INNER_TEST, ["image_id", *columns, *folds], tested)
+    out_of_fold = _rows(ids, part >= 0, predictions.out_of_fold)
+    write_table(run / OUT_OF_FOLD, ["image_id", *columns], out_of_fold)
+    folds = [
+        column for fold in range(len(predictions.of_folds)) for column in _columns(f"fold_{fold}", recipe)
+    ]
+    mean = predictions.of_folds.mean(axis=0, dtype=np.float64)
+    scores = np.concatenate([mean[None], predictions.of_folds]).swapaxes(0, 1)
+    for name, chosen in ((INNER_TEST, part == TEST), (UNLABELLED, part == POOL)):
+        if chosen.any():
+            write_table(run / name, ["image_id", *columns, *folds], _rows(ids, chosen, scores))
+
+
+def write_split(run: Path, recipe: Recipe, cases: Cases, part: NDArray[np.int64]) -> None:
+    """Write split.csv, also a labels table: part, labels and source of each case. A resumed run checks it.
+
+    Raises:
+        LabelsError: the run began with other usable images.
+    """
+    table, path = _split_columns(recipe, cases, part), run / SPLIT
+    rows = [list(map(str, row)) for row in zip(*table.values(), strict=True)]
+    before = _read_rows(path) if path.exists() else []
+    if before != rows and before and begun(run):
+        changed = sorted({row[0] for row in before} ^ {row[0] for row in rows} or {rows[0][0]})
+        hint = "Restore the images folder, or choose another --output."
+        raise LabelsError(f"The images have changed since '{run}' began, such as {changed[0]}. {hint}")
+    if before != rows:
+        write_table(path, list(table), rows)
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.reader(file))[1:]
+
+
+def _split_columns(recipe: Recipe, cases: Cases, part: NDArray[np.int64]) -> dict[str, Sequence[Any]]:
+    real, names = slice(cases.n_real), {TEST: "test", POOL: "unlabelled"}
+    columns: dict[str, Sequence[Any]] = {
+        "image_id": cases.image_id[real],
+        "part": [names.get(number, f"fold_{number}") for number in part.tolist()],
+    }
+    for label, values in zip(recipe.labels, cases.targets[real].T.tolist(), strict=True):
+        columns[label] = ["" if value < 0 else value for value in values]
+    return columns | ({"source": cases.source[real]} if any(cases.source[real]) else {})
 
 
 def _columns(name: str, recipe: Recipe) -> list[str]:
@@ -69,21 +192,68 @@ def _rows(ids: Sequence[str], chosen: NDArray[np.bool_], values: NDArray[Any]) -
         yield [ids[i], *(f"{value:.6g}" for value in values[i].reshape(-1))]
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV table, whole or not at all."""
     partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-    partial.replace(path)
+    try:
+        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(rows)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def begin_epochs(run: Path, starting: Iterable[int]) -> None:
+    """Make epochs.csv, or forget what it says of the folds that start from their first epoch."""
+    forgotten = {str(fold) for fold in starting}
+    kept = [list(row.values()) for row in read_epochs(run) if row["fold"] not in forgotten]
+    write_table(run / EPOCHS, EPOCH_COLUMNS, kept)
+
+
+def append_epoch(run: Path, fold: int, epoch: "Epoch") -> None:
+    """Append one line to epochs.csv, in one piece: folds in other processes do so too."""
+    auc = epoch.validation_auc
+    cells = (
+        fold,
+        epoch.number,
+        f"{epoch.loss:.6g}",
+        "" if auc is None or np.isnan(auc) else f"{auc:.6g}",
+        f"{epoch.learning_rate:.6g}",
+        epoch.n_images,
+        f"{epoch.seconds:.3f}",
+    )
+    with (run / EPOCHS).open("ab", buffering=0) as file:
+        file.write((",".join(map(str, cells)) + "\n").encode())
+
+
+def read_epochs(run: Path) -> list[dict[str, str]]:
+    """Return the rows of epochs.csv; none where it isn't there yet."""
+    try:
+        with (run / EPOCHS).open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+
+
+def speed(run: Path) -> dict[str, float]:
+    """Return the epochs' "seconds", summed over all folds, and "images_per_s"."""
+    rows = read_epochs(run)
+    seconds = sum(float(row["seconds"]) for row in rows)
+    n_images = sum(int(row["n_images"]) for row in rows)
+    return {"seconds": round(seconds, 3), "images_per_s": round(n_images / max(seconds, 1e-3), 2)}
 
 
 def write_run_json(run: Path, recipe: Recipe, summary: dict[str, Any]) -> None:
-    """Write how the run was made: the recipe, the counts and AUCs of `summary`, the versions."""
+    """Write how the run was made: the recipe, the counts and AUCs of `summary`, the speed, the versions."""
     names = ("fundus-triton", "torch", "timm", "lightning", "numpy", "opencv-python-headless")
     made_by = {name: version(name) for name in names} | {"python": platform.python_version()}
-    content = {"recipe": asdict(recipe), **summary, "cores": os.cpu_count(), "versions": made_by}
-    (run / RUN_JSON).write_text(json.dumps(content, indent=2) + "\n")
+    rest = {**speed(run), "cores": os.cpu_count(), "versions": made_by}
+    content = {"recipe": asdict(recipe), **summary, **rest}
+    partial = (run / RUN_JSON).with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(run / RUN_JSON)
 
 
 def read_run_json(run: Path) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""`fundus-train unseen`: how a recipe does on sources that it never saw."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fundus_core.console import progress_bar, quiet_libraries, say
+from fundus_core.errors import MissingExtraError
+from fundus_core.tables import read_labels
+from fundus_train.recipe import read_recipe
+
+if TYPE_CHECKING:
+    from fundus_train.unseen import Unseen
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+EXAMPLE = (
+    "Example:\n\n\b\n  fundus-train unseen recipe.toml --data labels.csv --images photos --output runs/unseen"
+)
+
+
+@click.command(epilog=EXAMPLE)
+@click.argument("recipe", type=FILE)
+@click.option("--data", required=True, type=FILE, help="Labels: image_id, source, patient_id, a 0/1 column.")
+@click.option("--images", required=True, type=FOLDER, help="The folder that image_id is relative to.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder; resumed if there.")
+@click.option("--weights", type=FILE, help="Local ImageNet weights (safetensors, timm's names).")
+@click.option("--seeds", default=1, show_default=True, help="Networks for each source that is left out.")
+@click.option("--accelerator", default="auto", show_default=True, help="auto, cpu, gpu, … (Fabric).")
+def unseen(
+    recipe: Path, data: Path, images: Path, output: Path, weights: Path | None, seeds: int, accelerator: str
+) -> None:
+    """Leave one source out: train RECIPE on the other sources, score that one, for each source in turn.
+
+    Prints each source's AUC with its 95 % interval. Writes into --output: a score table for each source, and
+    unseen.json; `fundus-train table` compares several such folders.
+    """
+    quiet_libraries()
+    plan = read_recipe(recipe)
+    labels = read_labels(data, plan.labels)
+    try:
+        import lightning as lit
+
+        from fundus_train.allocator import keep_freed_memory
+        from fundus_train.unseen import LeaveOneSourceOut
+    except ImportError as error:
+        raise MissingExtraError("train", f"the package '{error.name}'") from None
+    keep_freed_memory()
+    fabric = lit.Fabric(accelerator=accelerator, devices=1, precision=plan.training.precision)
+    fabric.launch()
+    with progress_bar() as progress:
+        experiment = LeaveOneSourceOut(plan, labels, images, output, weights, fabric, progress)
+        found = experiment.fit(tuple(range(plan.seed, plan.seed + seeds)), output / "cache")
+    _print(found)
+    say(f"Run: {output}. Next: compare it with others by fundus-train table")
+
+
+def _print(found: "tuple[Unseen, ...]") -> None:
+    for each in found:
+        alone = " ".join(f"{auc:.3f}" for auc in each.seed_auc)
+        images = f"{each.n} images, {each.n_positive} positive"
+        click.echo(f"{each.source:<16}{each.auc}  {images}  seeds {alone}")
