@@ -70,7 +70,7 @@ def found_again(paths: Sequence[Path], scratch: Path) -> dict[str, float]:
         for i, name in enumerate(CHANGES, start=1):
             same = i in near and correlation(*prints.details[[0, i]]) >= duplicates.MIN_CORRELATION
             found[name] += int(same)
-    return {name: count / len(paths) for name, count in found.items()}
+    return {name: round(count / len(paths), 4) for name, count in found.items()}
 
 
 def closest(rows: Sequence[Row], prints: Prints, same_patient: bool) -> list[tuple[float, int, int]]:

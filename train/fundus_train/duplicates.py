@@ -30,7 +30,7 @@ Tick = Callable[[int, int], None]  # (done, total)
 Floats = NDArray[np.float32]
 
 HASH_SIDE = 16  # 16 x 16 signs
-MAX_BITS = 72  # of 256 that differ; two eyes differ in 126 (median), copies in fewer than 53
+MAX_BITS = 72  # of 256 that differ; 128 is chance
 MIN_CORRELATION = 0.78  # two eyes with dust on one lens reach 0.71
 
 DETAIL_PX = 64
@@ -69,15 +69,12 @@ def take_prints(paths: Sequence[Path], scratch: Path, tick: Tick) -> Prints:
     """
     prints = []
     with ThreadPoolExecutor() as threads, tempfile.TemporaryFile(dir=scratch) as file:
-        try:
-            for done, taken in enumerate(threads.map(_take_print, paths), start=1):
-                file.write(taken.detail)
-                prints.append((taken.failed, taken.sha256, taken.n_pixels, taken.hash))
-                tick(done, len(paths))
-            file.flush()
-        except BaseException:
-            threads.shutdown(cancel_futures=True)  # else leaving the pool would read all the rest
-            raise
+        # where this loop ends early, map() cancels what is still queued
+        for done, taken in enumerate(threads.map(_take_print, paths), start=1):
+            file.write(taken.detail)
+            prints.append((taken.failed, taken.sha256, taken.n_pixels, taken.hash))
+            tick(done, len(paths))
+        file.flush()
         details = np.memmap(file, np.int8, mode="r", shape=(len(paths), DETAIL_PX, DETAIL_PX))
     failed, sha256, n_pixels, hashes = zip(*prints, strict=True)
     bits = np.frombuffer(b"".join(hashes), np.uint8).reshape(len(paths), -1)
