@@ -1,12 +1,13 @@
-"""One epoch of `fundus-train fit`, against the same network on tensors in memory and a loop that decodes each epoch.
+"""One epoch of `fundus-train fit`, against the same network on tensors in memory and a loop that decodes.
 
-    python benchmarks/training_loop.py [--images 96] [--passes 4] [--repeats 3] [--arch NAME] [--size 192] [--batch 16]
+    python benchmarks/training_loop.py [--images 96] [--passes 4] [--repeats 3] [--arch NAME] [--size 192]
 
 All train the same network with the same optimiser on the same photographs (phantoms, JPEG, 1900 px), in turn,
-in one run; an epoch is `passes` times the images. Tensors in memory are the limit: nothing is read, augmented or saved.
-The decoding loop is what one writes with timm and PyTorch: OpenCV, flips, a DataLoader, without and with processes.
-The memory of an epoch is that of a process of its own, with few and with many images in the cache.
-Printed: images/s of each repeat, medians, ratios, memory; written with the machine's details to benchmarks/results/.
+in one run; an epoch is `passes` times the images. Tensors in memory are the limit: nothing is read, augmented
+or saved. The decoding loop is what one writes with timm and PyTorch: OpenCV, flips, a DataLoader, without and
+with processes. The memory of an epoch is that of a process of its own, with few and with many images in the
+cache. Printed: images/s of each repeat, medians, ratios, memory; written with the machine's details to
+benchmarks/results/.
 """
 
 import argparse
@@ -138,7 +139,8 @@ def other_rows(
     """Return the rows to compare with; each call trains one epoch and returns images/s."""
     batch, spec = recipe.training.batch_size, recipe.preprocess
     chosen = part[: len(part) // batch * batch].reshape(-1, batch)
-    stored = [(torch.from_numpy(cases.pixels[rows]), torch.from_numpy(cases.targets[rows])) for rows in chosen]
+    tensor = torch.from_numpy
+    stored = [(tensor(cases.pixels[rows]), tensor(cases.targets[rows])) for rows in chosen]
     files = Files([folder / labels.image_id[i] for i in part], labels.values[part], spec)
     ours, plain = build_network(recipe), timm.create_model(recipe.network.architecture, num_classes=1)
 
@@ -202,7 +204,8 @@ def memory_of(count: int, size_px: int, batch: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, own_memory() as own:
         path, shape = Path(folder) / "pixels.npy", (count, size_px, size_px, 3)
         with path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
             for _ in range(count):
                 file.write(os.urandom(size_px * size_px * 3))
         every, targets = np.arange(count), (np.arange(count) % 2).astype(np.int8)[:, None]

@@ -19,7 +19,7 @@ DISC_RADIUS_PX = 17  # 6 to 7 degrees across, in a field of 45 degrees that is W
 COARSE = 4
 MARGIN_LEVEL = 16
 CORNER = 0.04  # side of the corners that are looked at, as a share of the longer side
-FIELDS = (1.0, 1.4, 2.0, 2.8, 4.0)
+FIELDS = {1.0: 0.7, 1.4: 1.0, 2.0: 1.0, 2.8: 1.0, 4.0: 1.0}  # what is tried, and how much a spot counts there
 BEYOND_PX = 30
 MIDLINE_SPREAD = 0.22  # standard deviation of the disc's height around the middle, as a share of the side
 
@@ -49,7 +49,8 @@ def find_disc(picture: Pixels) -> Disc:
     """
     if _has_dark_corners(picture):
         return _search(picture, 1.0, 0)[1]
-    return max((_search(picture, field, BEYOND_PX) for field in FIELDS), key=lambda found: found[0])[1]
+    found = [(weight, _search(picture, field, BEYOND_PX)) for field, weight in FIELDS.items()]
+    return max(found, key=lambda each: each[0] * each[1][0])[1][1]
 
 
 def _has_dark_corners(picture: Pixels) -> bool:

@@ -203,7 +203,7 @@ def test_each_label_is_judged_on_the_images_where_it_is_known() -> None:
     truth = LabelTable(tuple("abcde"), ("glaucoma", "amd"), values)
     right = np.where(values < 0, 0.5, values).astype(float)
     scores = np.broadcast_to(right, (len(VIEWS), *right.shape)).copy()
-    scores[1:, :, 1] = 1 - right[:, 1] * 2  # every flip is wrong about amd
+    scores[1:, :, 1] = 1 - right[:, 1]  # every flip is wrong about amd
     chosen = np.array([True, True, True, True, False])
     amd = list(_results("AUC(CV)", truth, 1, chosen, scores))
     assert [(each.label, each.n, each.auc.value) for each in amd] == [

@@ -94,4 +94,4 @@ def test_the_other_schedules_are_a_late_step_and_a_constant() -> None:
     late = [late_step(epochs=6, steps=10)(step) for step in range(60)]
     assert late == [1.0] * 40 + [0.1] * 20
     assert {constant(epochs=6, steps=10)(step) for step in range(60)} == {1.0}
-    assert SCHEDULES == {"cosine": warm_cosine, "step": late_step, "none": constant}
+    assert {"cosine": warm_cosine, "step": late_step, "none": constant} == SCHEDULES

@@ -43,6 +43,27 @@ def test_a_network_of_any_family_takes_the_size_of_the_recipe(architecture: str,
     assert network.eval()(pixels_of(2, size_px)).shape == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "size_px"),
+    [
+        ("efficientnet_b0", 512),
+        ("efficientnet_b2", 512),
+        ("efficientnet_b6", 512),
+        ("resnext50_32x4d", 512),
+        ("resnest50d", 512),
+        ("deit_base_patch16_224", 224),
+        *((f"tf_efficientnet_lite{n}", 256) for n in range(5)),
+    ],
+)
+def test_the_networks_of_the_report_and_those_of_the_lite_family_can_be_made(
+    architecture: str, size_px: int
+) -> None:
+    """On the meta device, which knows shapes and computes nothing."""
+    with torch.device("meta"), torch.inference_mode():
+        network = build_network(recipe_of(architecture, size_px)).eval()
+        assert network(torch.zeros(2, size_px, size_px, 3, dtype=torch.uint8)).shape == (2, 2)
+
+
 @torch.inference_mode()
 def test_a_network_normalises_as_its_backbone_expects() -> None:
     network = build_network(recipe_of("test_resnet")).eval()

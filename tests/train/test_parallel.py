@@ -118,9 +118,12 @@ def test_an_interrupt_ends_the_processes_and_what_they_started(
 
     with pytest.raises(KeyboardInterrupt):
         workers(2).train(3, range(2), interrupt)
-    for path in tmp_path.glob("*.pid"):
-        for pid in path.read_text().split():
-            assert not running(int(pid))
+    pids = [int(pid) for path in tmp_path.glob("*.pid") for pid in path.read_text().split()]
+    assert len(pids) == 4
+    deadline = time.monotonic() + 30
+    while any(map(running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(running, pids))
 
 
 def running(pid: int) -> bool:

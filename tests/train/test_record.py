@@ -118,7 +118,7 @@ def test_only_the_tables_of_scores_are_sent_and_lie_beside_the_database(store: s
     sent = [path for path in (folder / "mlartifacts").rglob("*") if path.is_file()]
     assert {path.name for path in sent} == {"inner_test.csv", "oof.csv"}
     assert (folder / "runs/tiny/oof.csv").read_bytes() in [path.read_bytes() for path in sent]
-    assert not Path("mlruns").exists()
+    assert run.info.artifact_uri.startswith((folder / "mlartifacts").as_uri())
 
 
 def test_no_patient_reaches_the_store(store: str, folder: Path, phantom_folder: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_half_recorded_run_is_recorded_anew(store: str, folder: Path) -> None:
 def test_an_experiment_has_its_own_runs(store: str, folder: Path) -> None:
     done = record(folder / "runs/tiny/round_1", "--store", store, "--experiment", "report")
     assert done.stdout.startswith("recorded 1 runs")
-    assert list(runs_in(store, "report")) == ["tiny"]  # by itself it is no round of a run
+    assert list(runs_in(store, "report")) == ["tiny/round_1"]
     assert len(runs_in(store)) == 2
 
 

@@ -41,7 +41,7 @@ def test_between_them_a_group_gets_its_power_of_the_size(balance: float) -> None
 def test_within_a_group_no_case_comes_twice_more_than_another() -> None:
     counts = np.bincount(places(epoch(Draws(SHUFFLED, 1, seed=3), 0)), minlength=100)
     for group in range(3):
-        assert np.ptp(counts[SHUFFLED == group]) <= 1
+        assert np.ptp(counts[group == SHUFFLED]) <= 1
 
 
 def test_a_large_group_is_not_cut_to_the_same_cases_each_epoch() -> None:

@@ -32,7 +32,7 @@ SETS = {
     "four": tuple(VIEWS),
 }
 RESAMPLES, CHUNK, SEED = 2000, 250, 0
-TOLERANCE = 0.02  # in a probability; other hardware rounds otherwise, another image is far off
+TOLERANCE = 0.05  # of the range of the scores; other hardware rounds otherwise, another image is far off
 
 Scores = NDArray[np.float64]
 
@@ -129,7 +129,8 @@ def _check(run: Path, recipe: Recipe, truth: LabelTable, out_of_fold: Scores) ->
     before = read_scores(run / OUT_OF_FOLD)
     row_of = {image_id: row for row, image_id in enumerate(truth.image_id)}
     again = _mean(out_of_fold, recipe.views)[[row_of[image_id] for image_id in before.image_id]]
-    if not np.abs(again - before.probability).max() < TOLERANCE:
+    apart = np.abs(again - before.probability).max(axis=0)
+    if not (apart <= TOLERANCE * np.ptp(before.probability, axis=0)).all():
         raise BundleError(_mismatch(run))
 
 

@@ -81,4 +81,12 @@ def _average(network: nn.Module, training: Training) -> AveragedModel | None:
         return None
     decay = training.ema_decay
     mean = get_ema_multi_avg_fn(decay) if decay else get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
-    return AveragedModel(network, multi_avg_fn=mean, use_buffers=True)
+
+    def average(averaged: Any, current: Any, count: Any) -> None:
+        if averaged[0].is_floating_point():
+            mean(averaged, current, count)
+        else:  # batch normalisation counts its batches, which has no mean
+            for old, new in zip(averaged, current, strict=True):
+                old.copy_(new)
+
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)

@@ -58,6 +58,8 @@ def training_loader(
     """Return batches of the cases of `index`, and the draws behind them, whose `epoch` the loop sets."""
     draws = Draws(cases.group[index], recipe.training.balance, seed, fabric.global_rank, fabric.world_size)
     workers = _workers(fabric)
+    if workers:
+        cv2.setNumThreads(1)  # OpenCV's own threads do not survive the fork, and would be waited for
     loader: DataLoader[Any] = DataLoader(
         AugmentedDataset(CaseDataset(cases, index), recipe.augment, seed),
         recipe.training.batch_size,
@@ -65,7 +67,6 @@ def training_loader(
         drop_last=True,
         num_workers=workers,
         pin_memory=workers > 0,
-        worker_init_fn=_alone,
     )
     on_device: Any = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
     return on_device, draws
@@ -76,8 +77,3 @@ def _workers(fabric: lit.Fabric) -> int:
     if fabric.device.type == "cpu":
         return 0
     return min(MAX_WORKERS, max(1, len(os.sched_getaffinity(0)) // fabric.world_size))
-
-
-def _alone(worker: int) -> None:
-    """Let each process use one core: PyTorch sees to its own threads, OpenCV doesn't."""
-    cv2.setNumThreads(1)

@@ -117,20 +117,23 @@ def _load_pretrained(backbone: nn.Module, architecture: str, weights: Path) -> N
     try:
         state = load_file(weights)
     except (OSError, SafetensorError) as error:
-        raise RecipeError(f"'{weights}' is no safetensors file ({error}).") from None
+        hint = "Give one in timm's naming."
+        raise RecipeError(f"'{weights}' is no safetensors file ({error}). {hint}") from None
+    hint = "Give this architecture's weights, or change the architecture."
     adapt = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if adapt:  # timm's own: position embeddings to another image size
         try:
             state = adapt(state, backbone)
         except Exception as error:  # foreign weights may trip it anywhere
-            raise RecipeError(f"'{weights.name}' is not for {architecture} ({error!r}).") from None
+            raise RecipeError(f"'{weights.name}' is not for {architecture} ({error!r}). {hint}") from None
     own = backbone.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     heads = _classifiers(backbone)
     missing = [name for name in own if name not in fitting and not name.startswith(heads)]
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing:
-        raise RecipeError(f"'{weights.name}' is not for {architecture}: {missing[0]} is missing or differs.")
+        reason = f"{missing[0]} is missing or differs"
+        raise RecipeError(f"'{weights.name}' is not for {architecture}: {reason}. {hint}")
     backbone.load_state_dict(own | fitting)
 
 

@@ -151,7 +151,7 @@ def _print(rounds: "Sequence[Fitted]") -> None:
     ):
         for label in evaluation.labels:
             images = f"{label.n} images, {label.n_positive} positive"
-            click.echo(f"{label.label}  {name:<16}{label.auc or label.auc_missing_reason}  {images}")
+            click.echo(f"{label.label}  {name:<24}{label.auc or label.auc_missing_reason}  {images}")
     if best.round:
         say("The inner test is transductive: trained on with pseudo-labels. AUC(CV) chose the round.")
     say(f"Run: {best.run}. Next: fundus-export repository {best.run} MODEL_REPOSITORY")

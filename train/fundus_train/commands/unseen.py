@@ -8,6 +8,7 @@ import click
 from fundus_core.console import progress_bar, quiet_libraries, say
 from fundus_core.errors import MissingExtraError
 from fundus_core.tables import read_labels
+from fundus_train.guards import claimed, full_disk, resumable
 from fundus_train.recipe import read_recipe
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ EXAMPLE = (
 @click.option("--images", required=True, type=FOLDER, help="The folder that image_id is relative to.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder; resumed if there.")
 @click.option("--weights", type=FILE, help="Local ImageNet weights (safetensors, timm's names).")
-@click.option("--seeds", default=1, show_default=True, help="Networks for each source that is left out.")
+@click.option(
+    "--seeds", default=1, show_default=True, type=click.IntRange(1), help="Networks for each left-out source."
+)
 @click.option("--accelerator", default="auto", show_default=True, help="auto, cpu, gpu, … (Fabric).")
 def unseen(
     recipe: Path, data: Path, images: Path, output: Path, weights: Path | None, seeds: int, accelerator: str
@@ -43,13 +46,15 @@ def unseen(
         import lightning as lit
 
         from fundus_train.allocator import keep_freed_memory
+        from fundus_train.fit import IDENTITY, identity
         from fundus_train.unseen import LeaveOneSourceOut
     except ImportError as error:
         raise MissingExtraError("train", f"the package '{error.name}'") from None
     keep_freed_memory()
     fabric = lit.Fabric(accelerator=accelerator, devices=1, precision=plan.training.precision)
     fabric.launch()
-    with progress_bar() as progress:
+    claim = claimed(output / IDENTITY, identity(plan, labels))
+    with resumable(), full_disk(output), claim, progress_bar() as progress:
         experiment = LeaveOneSourceOut(plan, labels, images, output, weights, fabric, progress)
         found = experiment.fit(tuple(range(plan.seed, plan.seed + seeds)), output / "cache")
     _print(found)
