@@ -3,9 +3,10 @@
     python benchmarks/what_it_looks_at.py [--repository DIR] [--photographs HYGD] [--eyes 24] [--count 100]
 
 Phantoms are drawn with one thing changed, and scored by bare onnxruntime sessions. With --photographs, the
-folder of HYGD, the silhouettes of real photographs are scored too: there, the width of a picture predicts its
-label. Printed: the figures; written with the bundle's digest to benchmarks/results/. The tests of the
-reference ensemble measure by the same functions.
+folder of HYGD, one phantom is set into the frame of each photograph, in its original size: whatever then
+predicts the photograph's label is border or size. There, the width of a picture does. Printed: the figures;
+written with the bundle's digest to benchmarks/results/. The tests of the reference ensemble measure by the
+same functions.
 """
 
 import argparse
@@ -39,6 +40,8 @@ SHAPES = tuple(  # cameras that are alike but for size, frame, margin and file
     replace(camera, white_balance=CAMERA.white_balance, blur_px=CAMERA.blur_px) for camera in CAMERAS
 )
 MARGIN_LEVEL = 16
+GLOW = 0.3  # of a field's light, and less, is what shines into its margin
+FRAMED = (3, 0.6)  # seed and ratio of a phantom whose score can go up or down
 RETINA = (150, 85, 50)  # RGB of an average field
 BORDER = 0.15  # of the width, black, on every side
 ERASED = 1.15  # times the disc's radius: what is erased
@@ -103,21 +106,23 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Silhouettes:
-    """AUC of real photographs of which only the silhouette is left, in their original sizes."""
+class Frames:
+    """Frames of photographs of both classes; a difference is the mean score with glaucoma less that without."""
 
     n: int
-    width: float  # AUC of the picture's width by itself: the trap
-    one_colour: float  # every field filled alike
-    own_colour: float  # every field filled with its own mean
-    whole: float  # the photographs as they are; the ensemble may have been trained on them
+    width_auc: float  # of the picture's width by itself: the trap
+    same_eye_difference: float  # one phantom set into every frame
+    same_eye_auc: float
+    even_difference: float  # nothing in the frame: no picture the networks were made for
+    even_auc: float
+    whole_auc: float  # the photographs as they are; the ensemble may have been trained on them
 
 
 def main() -> None:
     """Measure, print, write."""
     arguments = parse()
     ensemble, seeds = Ensemble.load(arguments.repository), range(arguments.eyes)
-    figures: dict[str, Ratio | Erased | Moved | Silhouettes] = {
+    figures: dict[str, Ratio | Erased | Moved | Frames] = {
         "ratio": follow_ratio(ensemble, seeds),
         "erased": erase_places(ensemble, seeds),
         "moved": Moved(
@@ -127,7 +132,7 @@ def main() -> None:
         ),
     }
     if arguments.photographs:
-        figures["silhouettes"] = score_silhouettes(ensemble, arguments.photographs, arguments.count)
+        figures["frames"] = score_frames(ensemble, arguments.photographs, arguments.count)
     content = {name: asdict(figure) for name, figure in figures.items()}
     for name, figure in content.items():
         print(f"{name:<13}" + "  ".join(f"{key} {_text(value)}" for key, value in figure.items()))
@@ -190,21 +195,23 @@ def _movement(scores: Scores) -> float:
     return float(abs(scores - scores.mean()).mean())
 
 
-def score_silhouettes(ensemble: Ensemble, folder: Path, count: int) -> Silhouettes:
-    """Score `count` photographs of each class, one of each patient, and what their silhouettes alone give."""
+def score_frames(ensemble: Ensemble, folder: Path, count: int) -> Frames:
+    """Score `count` photographs of each class, one of each patient, and what their frames alone give."""
     files, truth = choose(folder, count)
-    rows = []
+    phantom, rows = phantoms.draw(eye(*FRAMED)).pixels, []
     for file in files:
         pixels = decode(file.read_bytes())
-        own = tuple(pixels[field_of(pixels)].mean(axis=0).round().astype(int).tolist())
-        pictures = (silhouette(pixels, RETINA), silhouette(pixels, own), pixels)
+        pictures = (set_into(pixels, phantom), silhouette(pixels, RETINA), pixels)
         rows.append((pixels.shape[1], *ensemble.score(pictures)))
-    return Silhouettes(len(files), *(auc(truth, column) for column in np.array(rows).T))
+    width, same_eye, even, whole = np.array(rows).T
+    aucs = [auc_delong(truth, column).value for column in (width, same_eye, even, whole)]
+    differences = [difference(truth, column) for column in (same_eye, even)]
+    return Frames(len(files), aucs[0], differences[0], aucs[1], differences[1], aucs[2], aucs[3])
 
 
-def auc(truth: NDArray[np.int64], scores: Scores) -> float:
-    """Return the AUC of scores that count as equal where two decimals are."""
-    return auc_delong(truth, scores.round(2)).value
+def difference(truth: NDArray[np.int64], scores: Scores) -> float:
+    """Return the mean score of the positives less that of the negatives."""
+    return float(scores[truth == 1].mean() - scores[truth == 0].mean())
 
 
 def choose(folder: Path, count: int) -> tuple[list[Path], NDArray[np.int64]]:
@@ -239,12 +246,13 @@ def bordered(pixels: Pixels) -> Pixels:
 
 
 def field_of(pixels: Pixels) -> Region:
-    """Return the field of view, its dark parts included."""
-    lit = cv2.morphologyEx(
-        (pixels.max(axis=2) > MARGIN_LEVEL).astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)
-    )
-    outlines, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(lit, outlines, -1, (1,), cv2.FILLED) > 0
+    """Return the field of view, its dark parts included, without the glow around it."""
+    light = pixels.max(axis=2)
+    level = max(MARGIN_LEVEL, GLOW * float(np.median(light[light > MARGIN_LEVEL])))
+    lit = cv2.morphologyEx((light > level).astype(np.uint8), cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))
+    _, part, boxes, _ = cv2.connectedComponentsWithStats(lit)
+    largest = (part == 1 + boxes[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
+    return cv2.fillConvexPoly(lit * 0, cv2.convexHull(cv2.findNonZero(largest)), (1,)) > 0
 
 
 def silhouette(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
@@ -252,6 +260,22 @@ def silhouette(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
     filled = pixels.copy()
     filled[field_of(pixels)] = colour
     return filled
+
+
+def set_into(pixels: Pixels, phantom: Pixels) -> Pixels:
+    """Return the picture with its field of view replaced by the phantom's: its size and margin are left."""
+    framed, box = silhouette(pixels, RETINA), _box(field_of(pixels))
+    seen = phantom[_box(field_of(phantom))]
+    size = (box[1].stop - box[1].start, box[0].stop - box[0].start)
+    seen = np.asarray(cv2.resize(seen, size, interpolation=cv2.INTER_AREA), np.uint8)
+    both = field_of(pixels)[box] & (seen.max(axis=2) > MARGIN_LEVEL)
+    framed[box][both] = seen[both]
+    return framed
+
+
+def _box(region: Region) -> tuple[slice, slice]:
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def on_disc(drawn: Plan) -> Region:

@@ -112,7 +112,7 @@ def _spec(
     recipe, normalise = checkpoints[0].recipe, checkpoints[0].normalise
     joined = join(read_scores(run / OUT_OF_FOLD), read_labels(run / SPLIT, recipe.labels))
     labels = range(len(recipe.labels))
-    thresholds = tuple(youden_threshold(joined.truth[:, k], joined.probability[:, k]) for k in labels)
+    thresholds = tuple(youden_threshold(*_known(joined, k)) for k in labels)
     part = _parts(run, joined)
     folds = tuple(
         Fold(
@@ -143,7 +143,16 @@ def _parts(run: Path, joined: Joined) -> NDArray[np.str_]:
 
 
 def _fold_auc(joined: Joined, chosen: NDArray[np.bool_], label: int) -> float:
-    return auc_delong(joined.truth[chosen, label], joined.probability[chosen, label]).value
+    return auc_delong(*_known(joined, label, chosen)).value
+
+
+def _known(
+    joined: Joined, label: int, chosen: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """Return truth and score of the (chosen) images whose label is known."""
+    known = joined.truth[:, label] >= 0
+    rows = known if chosen is None else known & chosen
+    return joined.truth[rows, label], joined.probability[rows, label]
 
 
 def _sha256(path: Path) -> str:

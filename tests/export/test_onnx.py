@@ -29,6 +29,7 @@ def fold(architecture: str, rounded: bool = True, views: tuple[str, ...] = tuple
     plan = Recipe("x", Network(architecture, pretrained=False), preprocess=PreprocessSpec(size_px=SIZE_PX))
     network = build_network(plan)
     with torch.no_grad():
+        network.backbone.get_classifier().weight *= 100  # a new one is calm; these answers shall differ
         for _ in range(3):
             network(torch.from_numpy(PIXELS))
     if rounded:

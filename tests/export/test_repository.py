@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from google.protobuf import text_format
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tests.conftest import TINY_RECIPE, succeed
 from tritonclient.grpc import model_config_pb2 as triton
 
 from fundus_core.ensemble import EnsembleSpec, read_manifest
@@ -209,3 +210,27 @@ def test_folds_of_different_recipes_do_not_make_an_ensemble(tiny_run: Path, tmp_
     save_file(load_file(path), path, {"fundus_spec": json.dumps(spec)})
     assert "come from different recipes. Train them again." in refused(run, tmp_path / "out", 1)
     assert not (tmp_path / "out").exists()
+
+
+def test_eight_labels_that_are_partly_unknown_make_an_ensemble_too(
+    phantom_folder: Path, tmp_path: Path
+) -> None:
+    """The labels are those of ODIR; every fifth image has not been looked at for most of them."""
+    labels = ("normal", "diabetes", "glaucoma", "cataract", "amd", "hypertension", "myopia", "other")
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_id", *labels])
+        for i, row in enumerate(rows(phantom_folder / "labels.csv")):
+            cells = [(i + k) % 2 if i % 5 or k < 2 else "" for k in range(len(labels))]
+            writer.writerow([row["image_id"], *cells])
+    recipe, run = tmp_path / "eight.toml", tmp_path / "run"
+    names = ", ".join(f'"{label}"' for label in labels)
+    recipe.write_text(f"labels = [{names}]\n{TINY_RECIPE.replace('count = 4', 'count = 0')}")
+    data = ("--data", tmp_path / "labels.csv", "--images", phantom_folder)
+    said = succeed("train", "fit", recipe, *data, "--output", run)
+    assert all(f"{label}  AUC(CV)" in said for label in labels)
+    succeed("export", "repository", run, tmp_path / "repository")
+    spec = read_manifest(tmp_path / "repository")
+    assert spec.labels == labels
+    assert len(spec.thresholds) == len(spec.folds[0].oof_auc) == len(labels)
+    assert all(0 < threshold < 1 for threshold in spec.thresholds)

@@ -94,8 +94,8 @@ def claimed(path: Path, identity: str) -> Iterator[int]:
 
 
 def begun(run: Path) -> bool:
-    """Whether an epoch of some fold has been trained; until then a run folder is anybody's."""
-    return any(run.glob("fold_*"))
+    """Whether an epoch of some network has been trained; until then a run folder is anybody's."""
+    return any(any(run.glob(pattern)) for pattern in ("fold_*", "*-seed*"))  # of fit and of unseen
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from fundus_core.errors import LabelsError
-from fundus_core.tables import LabelTable
+from fundus_core.tables import LabelTable, join, read_scores
 from fundus_core.views import views_named
-from fundus_eval.auc import Interval, auc_delong
+from fundus_eval.auc import Interval
+from fundus_eval.evaluation import evaluate
 from fundus_train.cases import Cases, load_cases
 from fundus_train.loop import Epoch, fit_fold, predict
 from fundus_train.network import build_network
@@ -80,17 +81,13 @@ class LeaveOneSourceOut:
             [cases.image_id[i], *(f"{value:.6g}" for value in (scores[:, j].mean(), *scores[:, j]))]
             for j, i in enumerate(held_out)
         )
-        folds = [f"fold_{number}" for number in range(len(seeds))]
-        write_table(self.run / f"{source}.csv", ["image_id", "probability", *folds], rows)
-        known = cases.targets[held_out, 0] >= 0
-        truth, scores = cases.targets[held_out, 0][known], scores[:, known]
-        return Unseen(
-            source=source,
-            n=len(truth),
-            n_positive=int(truth.sum()),
-            auc=auc_delong(truth, scores.mean(axis=0)),
-            seed_auc=tuple(auc_delong(truth, each).value for each in scores),
-        )
+        path, folds = self.run / f"{source}.csv", [f"fold_{number}" for number in range(len(seeds))]
+        write_table(path, ["image_id", "probability", *folds], rows)
+        ids = tuple(cases.image_id[i] for i in held_out)
+        truth = LabelTable(ids, self.recipe.labels[:1], cases.targets[held_out, :1])
+        (found,) = evaluate(join(read_scores(path), truth), thresholds=None).labels
+        assert found.auc  # noqa: S101  _check_sources has seen both classes
+        return Unseen(source, found.n, found.n_positive, found.auc, found.fold_auc)
 
     def _scores(
         self, source: str, seed: int, others: NDArray[np.int64], held_out: NDArray[np.int64], cases: Cases
