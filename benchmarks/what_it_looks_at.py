@@ -27,7 +27,7 @@ from fundus_core import phantoms
 from fundus_core.ensemble import PIXELS, EnsembleSpec, fold_model, read_manifest
 from fundus_core.images import decode
 from fundus_core.phantoms import CAMERAS, Camera, Plan
-from fundus_core.preprocess import Pixels, preprocess
+from fundus_core.preprocess import Pixels, preprocess, remove_margin
 from fundus_eval.auc import auc_delong
 
 Scores = NDArray[np.float64]
@@ -97,17 +97,8 @@ class Erased:
 
 
 @dataclass(frozen=True)
-class Moved:
-    """How far the score moves when another camera delivers the same eye: mean distance to the eye's mean."""
-
-    size_and_frame: float  # another size, frame, margin, clipped field, file; a black border added
-    colour_too: float  # also another colour and sharpness
-    border_alone: float  # another size, frame … of an even field: nothing but its border is left
-
-
-@dataclass(frozen=True)
 class Frames:
-    """Frames of photographs of both classes; a difference is the mean score with glaucoma less that without."""
+    """What frames of photographs give; a difference is the mean score with glaucoma less that without."""
 
     n: int
     width_auc: float  # of the picture's width by itself: the trap
@@ -122,22 +113,21 @@ def main() -> None:
     """Measure, print, write."""
     arguments = parse()
     ensemble, seeds = Ensemble.load(arguments.repository), range(arguments.eyes)
-    figures: dict[str, Ratio | Erased | Moved | Frames] = {
-        "ratio": follow_ratio(ensemble, seeds),
-        "erased": erase_places(ensemble, seeds),
-        "moved": Moved(
-            deliver(ensemble, seeds, SHAPES),
-            deliver(ensemble, seeds, CAMERAS),
-            deliver_even(ensemble, SHAPES),
-        ),
+    figures = {
+        "ratio": asdict(follow_ratio(ensemble, seeds)),
+        "erased": asdict(erase_places(ensemble, seeds)),
+        "moved by another": {
+            "size, frame or file": deliver(ensemble, seeds, SHAPES),
+            "camera": deliver(ensemble, seeds, CAMERAS),
+            "frame of an even field": deliver_even(ensemble, SHAPES),
+        },
     }
     if arguments.photographs:
-        figures["frames"] = score_frames(ensemble, arguments.photographs, arguments.count)
-    content = {name: asdict(figure) for name, figure in figures.items()}
-    for name, figure in content.items():
-        print(f"{name:<13}" + "  ".join(f"{key} {_text(value)}" for key, value in figure.items()))
+        figures["frames"] = asdict(score_frames(ensemble, arguments.photographs, arguments.count))
+    for name, figure in figures.items():
+        print(name, *(f"{key} {np.round(value, 3)}" for key, value in figure.items()), sep="  ")
     bundle = {"name": ensemble.spec.name, "digest": ensemble.spec.digest}
-    RESULTS.write_text(json.dumps({"bundle": bundle, "eyes": len(seeds)} | content, indent=2) + "\n")
+    RESULTS.write_text(json.dumps({"bundle": bundle, "eyes": len(seeds)} | figures, indent=2) + "\n")
 
 
 def parse() -> argparse.Namespace:
@@ -150,10 +140,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eyes", type=int, default=24, help="how many phantoms are drawn")
     parser.add_argument("--count", type=int, default=100, help="how many photographs of each class")
     return parser.parse_args()
-
-
-def _text(value: float | Sequence[float]) -> str:
-    return f"{value:.3g}" if isinstance(value, float | int) else " ".join(f"{each:.3f}" for each in value)
 
 
 def follow_ratio(ensemble: Ensemble, seeds: Sequence[int]) -> Ratio:
@@ -180,13 +166,13 @@ def erase_places(ensemble: Ensemble, seeds: Sequence[int]) -> Erased:
 
 
 def deliver(ensemble: Ensemble, seeds: Sequence[int], cameras: Sequence[Camera]) -> float:
-    """Let every camera deliver the same eyes, every second one with glaucoma; return how far scores move."""
+    """Return how far scores move from an eye's mean when each camera delivers it; half have glaucoma."""
     eyes = [eye(seed, RATIOS[0] if seed % 2 else RATIOS[-1]) for seed in seeds]
     return float(np.mean([_movement(ensemble.score(photographs(drawn, cameras))) for drawn in eyes]))
 
 
 def deliver_even(ensemble: Ensemble, cameras: Sequence[Camera]) -> float:
-    """Let every camera deliver an even field; return how far the scores move."""
+    """Return how far scores move when each camera delivers an even field: nothing but its border is left."""
     pictures = photographs(eye(0, RATIOS[0]), cameras)
     return _movement(ensemble.score(silhouette(pixels, RETINA) for pixels in pictures))
 
@@ -247,12 +233,12 @@ def bordered(pixels: Pixels) -> Pixels:
 
 def field_of(pixels: Pixels) -> Region:
     """Return the field of view, its dark parts included, without the glow around it."""
-    light = pixels.max(axis=2)
+    light = cv2.max(cv2.max(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
     level = max(MARGIN_LEVEL, GLOW * float(np.median(light[light > MARGIN_LEVEL])))
     lit = cv2.morphologyEx((light > level).astype(np.uint8), cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))
-    _, part, boxes, _ = cv2.connectedComponentsWithStats(lit)
-    largest = (part == 1 + boxes[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
-    return cv2.fillConvexPoly(lit * 0, cv2.convexHull(cv2.findNonZero(largest)), (1,)) > 0
+    outlines, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    largest = max(outlines, key=cv2.contourArea)
+    return cv2.fillConvexPoly(np.zeros_like(lit), cv2.convexHull(largest), (1,)) > 0
 
 
 def silhouette(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
@@ -264,18 +250,16 @@ def silhouette(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
 
 def set_into(pixels: Pixels, phantom: Pixels) -> Pixels:
     """Return the picture with its field of view replaced by the phantom's: its size and margin are left."""
-    framed, box = silhouette(pixels, RETINA), _box(field_of(pixels))
-    seen = phantom[_box(field_of(phantom))]
-    size = (box[1].stop - box[1].start, box[0].stop - box[0].start)
+    field, seen = field_of(pixels), remove_margin(phantom, MARGIN_LEVEL)
+    rows, columns = np.flatnonzero(field.any(axis=1)), np.flatnonzero(field.any(axis=0))
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    size = (columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0])
     seen = np.asarray(cv2.resize(seen, size, interpolation=cv2.INTER_AREA), np.uint8)
-    both = field_of(pixels)[box] & (seen.max(axis=2) > MARGIN_LEVEL)
+    framed = pixels.copy()
+    framed[field] = RETINA
+    both = field[box] & (seen.max(axis=2) > MARGIN_LEVEL)
     framed[box][both] = seen[both]
     return framed
-
-
-def _box(region: Region) -> tuple[slice, slice]:
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def on_disc(drawn: Plan) -> Region:
