@@ -234,9 +234,11 @@ def own_memory(every_s: float = 0.02) -> Iterator[list[float]]:
 
     thread = Thread(target=watch)
     thread.start()
-    yield seen
-    done.set()
-    thread.join()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
 
 
 def report(

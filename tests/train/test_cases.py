@@ -95,6 +95,23 @@ def test_without_patients_each_picture_has_its_own(images: Path) -> None:
     assert len(set(cases.patient.tolist())) == len(cases.image_id)
 
 
+def test_each_case_keeps_its_source_and_a_phantom_is_of_its_own(images: Path) -> None:
+    sources = ("east", "west", "west", "east", "east", "north", "north")
+    cases, _ = load(images, replace(table(), source=sources))
+    assert cases.image_id[: cases.n_real] == ("a.png", "c.png", "e.png")
+    assert cases.source == ("east", "west", "north", "phantom")
+    assert load(images)[0].source == ("", "", "", "phantom")
+
+
+def test_a_case_with_one_of_its_labels_is_kept_and_the_other_is_unknown(images: Path) -> None:
+    recipe = replace(RECIPE, labels=("glaucoma", "amd"), phantoms=Phantoms())
+    values = np.array([[1, -1], [1, 1], [-1, -1], [1, 1], [0, 0], [-1, 0], [0, 1]], np.int8)
+    cases, _ = load(images, LabelTable(NAMES, recipe.labels, values, PATIENTS), recipe)
+    assert cases.image_id == ("a.png", "d.png", "e.png")
+    assert cases.targets.tolist() == [[1, -1], [-1, 0], [0, 1]]
+    assert len(set(cases.group.tolist())) == 3
+
+
 def test_the_second_time_nothing_is_decoded(images: Path) -> None:
     first, ticks = load(images)
     total = len(NAMES) + RECIPE.phantoms.count

@@ -17,6 +17,7 @@ from fundus_train.cases import Cases
 from fundus_train.loop import Epoch, fit_fold, mean_auc, predict
 from fundus_train.network import FundusNetwork, build_network
 from fundus_train.recipe import Augment, Network, Recipe, Training
+from fundus_train.sampling import Draws
 
 SIZE_PX = 32
 RECIPE = Recipe(
@@ -106,6 +107,29 @@ def test_training_begins_and_goes_on_the_same_way_every_time(tmp_path: Path) -> 
     losses = [[each.loss for each in fit(n, tmp_path / str(i))] for i, n in enumerate((first, second))]
     assert losses[0] == losses[1]
     assert distance(first, second) == 0
+
+
+def test_each_epoch_has_an_order_and_a_dropout_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders, dropouts = [], []
+    make, train_epoch = loop.training_loader, loop.train_epoch
+
+    def remembered(*arguments: object) -> object:
+        loader, draws = make(*arguments)
+        monkeypatch.setattr(loop, "train_epoch", lambda *rest: spied(draws, *rest))
+        return loader, draws
+
+    def spied(draws: Draws, *rest: object) -> float:
+        orders.append(tuple(draws))
+        dropouts.append(torch.rand(3).tolist())
+        return train_epoch(*rest)
+
+    monkeypatch.setattr(loop, "training_loader", remembered)
+    fit(network_of(0), tmp_path)
+    assert len(orders) == len(set(orders)) == 3
+    assert len(set(map(tuple, dropouts))) == 3
+    assert [number for order in orders for number, _ in order] == list(range(120))
 
 
 @pytest.mark.parametrize(
