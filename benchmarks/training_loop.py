@@ -5,9 +5,9 @@
 All train the same network with the same optimiser on the same photographs (phantoms, JPEG, 1900 px), in turn,
 in one run; an epoch is `passes` times the images, or once where each is decoded. Tensors in memory are the
 limit: nothing is read, augmented or saved. The decoding loop is what one writes with timm and PyTorch:
-OpenCV, flips, a DataLoader, without and with processes. The memory of an epoch is that of a process of its own,
-with few and with many images in the cache. Printed: images/s of each repeat, medians, ratios, memory; written with
-the machine's details to benchmarks/results/.
+OpenCV, flips, a DataLoader, without and with processes. The memory of an epoch is that of a process of its
+own, with few and with many images in the cache. Printed: images/s of each repeat, medians, ratios, memory;
+written with the machine's details to benchmarks/results/.
 """
 
 import argparse
