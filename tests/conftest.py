@@ -59,7 +59,7 @@ def bare_spec(n_folds: int) -> EnsembleSpec:
         preprocess=PreprocessSpec(),
         normalise=Normalise((0.0,) * 3, (1.0,) * 3),
         views=("identity",),
-        folds=tuple(Fold(index, "none", "", (None,)) for index in range(n_folds)),
+        folds=tuple(Fold(index, "none", (None,)) for index in range(n_folds)),
         thresholds=(0.5,),
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from fundus_client.batch import Window
+from fundus_client.commands.verify import verify
 from fundus_client.embedded import Ports, embedded_server
 from fundus_client.run import (
     RunSummary,
@@ -23,7 +24,7 @@ from fundus_client.run import (
 from fundus_client.scorer import connect
 from fundus_client.servers import reference_repository, scoring_server
 from fundus_core.console import FundusGroup, progress_bar, say
-from fundus_core.ensemble import EnsembleSpec, read_manifest
+from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import (
     EXIT_SOME_FAILED,
     FundusError,
@@ -34,6 +35,7 @@ from fundus_core.errors import (
 )
 from fundus_core.files import IMAGE_SUFFIXES, find_images
 from fundus_core.phantoms import write_samples
+from fundus_core.repository import check_repository
 from fundus_core.tables import LabelTable, read_labels
 from fundus_eval.evaluation import Evaluation
 from fundus_eval.text import evaluation_lines
@@ -59,6 +61,9 @@ Exit codes: 0 all scored, 1 fatal, 2 usage, 3 some files failed, 4 server unreac
 def main() -> None:
     """Detect glaucoma on colour fundus photographs, in batches."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # unwinds: the server ends too
+
+
+main.add_command(verify)
 
 
 @main.command(epilog=SCORE_EXAMPLES)
@@ -203,7 +208,7 @@ def _print(summary: RunSummary, evaluation: Evaluation | None, output: Path) -> 
 def serve(repository: Path | None, grpc_port: int, http_port: int, metrics_port: int) -> None:
     """Keep the embedded server up for other clients on this machine, until Ctrl-C."""
     folder = repository or reference_repository()
-    spec = read_manifest(folder)
+    spec = check_repository(folder)
     with embedded_server(folder, ports=Ports(grpc_port, http_port, metrics_port)) as server:
         say(f"Serving {spec.name} {spec.version} ({spec.digest[:12]}) at {server.grpc_address}. End: Ctrl-C")
         with suppress(KeyboardInterrupt):

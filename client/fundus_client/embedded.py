@@ -30,6 +30,7 @@ from fundus_client import supervisor
 from fundus_core.errors import BundleError, MissingExtraError, ServerError, ServerUnreachableError
 
 HOST = "127.0.0.1"
+MODELS = "models"  # of the runtime folder
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PORT_ATTEMPTS = 5
 _POLL_S = 0.02
@@ -139,7 +140,8 @@ def _running(wheel: "_Wheel", repository: Path, ports: Ports) -> Iterator[Embedd
     with tempfile.TemporaryDirectory(prefix="fundus-triton-", ignore_cleanup_errors=True) as folder:
         runtime = Path(folder)
         wheel.link_backend(runtime / "backends" / "python")
-        command = [str(wheel.folder / "bin" / "tritonserver"), *_flags(repository, ports, runtime)]
+        _link_models(repository, runtime / MODELS)
+        command = [str(wheel.folder / "bin" / "tritonserver"), *_flags(ports, runtime)]
         server = EmbeddedServer(ports, runtime, _spawn(command, runtime, wheel.environment()))
         try:
             yield server
@@ -149,10 +151,21 @@ def _running(wheel: "_Wheel", repository: Path, ports: Ports) -> Iterator[Embedd
                 server.supervisor.wait(_END_TIMEOUT_S)
 
 
-def _flags(repository: Path, ports: Ports, runtime: Path) -> list[str]:
+def _link_models(repository: Path, target: Path) -> None:
+    """Mirror a repository as links: the stubs write compiled Python beside every model.py that they run."""
+    for path in repository.rglob("*"):
+        place = target / path.relative_to(repository)
+        if path.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+        elif path.parent.name != "__pycache__":
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(path)
+
+
+def _flags(ports: Ports, runtime: Path) -> list[str]:
     flags = {
         "id": runtime.name,
-        "model-repository": repository,
+        "model-repository": runtime / MODELS,
         "model-config-name": "embedded",
         "backend-directory": runtime / "backends",
         "backend-config": f"python,shm-region-prefix-name={runtime.name}",

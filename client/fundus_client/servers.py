@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fundus_client.embedded import embedded_server
-from fundus_core.ensemble import read_manifest
 from fundus_core.errors import UsageError
+from fundus_core.repository import check_repository
 
 
 @contextmanager
@@ -16,11 +16,11 @@ def scoring_server(url: str | None, repository: Path | None, wait_s: float) -> I
 
     Raises:
         UsageError: both are given, or `url` is not host:port.
-        BundleError: `repository` is no model repository of this project.
+        BundleError: `repository` is no model repository of this project, or a file of it was changed.
     """
     if url is None:
         folder = repository or reference_repository()
-        read_manifest(folder)
+        check_repository(folder)
         with embedded_server(folder, ready_timeout_s=wait_s) as server:
             yield server.grpc_address
         return

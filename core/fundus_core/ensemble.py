@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fundus_core.errors import BundleError
 from fundus_core.preprocess import PreprocessSpec
@@ -12,6 +12,7 @@ from fundus_core.schema import build
 from fundus_core.views import View, views_named
 
 MANIFEST = "manifest.json"
+MODEL_ONNX = "1/model.onnx"  # of each fold and of the average, below the model's folder
 
 ENSEMBLE_MODEL = "fundus_ensemble"
 PREPROCESS_MODEL = "fundus_preprocess"
@@ -31,6 +32,9 @@ def fold_model(index: int) -> str:
     return f"fundus_fold_{index}"
 
 
+Precision = Literal["fp32", "fp16", "int8"]
+
+
 @dataclass(frozen=True, slots=True)
 class Normalise:
     """Per-channel mean and standard deviation of values scaled to 0-1; applied inside the fold's graph."""
@@ -41,11 +45,10 @@ class Normalise:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """One cross-validation fold. `weights_sha256` is the SHA-256 of its model.onnx."""
+    """One cross-validation fold. `oof_auc` (K,) is its AUC on the images that it was not trained on."""
 
     index: int
     architecture: str
-    weights_sha256: str
     oof_auc: tuple[float | None, ...]
 
 
@@ -56,6 +59,9 @@ class EnsembleSpec:
     Args:
         labels: K output names.
         thresholds: K operating points on the averaged probability, fixed from out-of-fold scores.
+        precision: what the folds compute in.
+        files: SHA-256 (hex) of every file of the repository that is not rendered from this spec, by its
+            path: weights, golden images and their answers.
         provenance: how it was trained, for people; part of the digest like everything else.
     """
 
@@ -67,6 +73,8 @@ class EnsembleSpec:
     views: tuple[str, ...]
     folds: tuple[Fold, ...]
     thresholds: tuple[float, ...]
+    precision: Precision = "fp32"
+    files: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,7 +93,7 @@ class EnsembleSpec:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical manifest; it covers the weights through their own SHA-256."""
+        """SHA-256 (hex) of the canonical manifest; it covers weights and golden answers by `files`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:

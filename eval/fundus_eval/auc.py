@@ -56,6 +56,39 @@ def auc_delong(
     return Interval(auc, max(0.0, auc - margin), min(1.0, auc + margin))
 
 
+def auc_difference(
+    truth: NDArray[np.integer[Any]],
+    first: NDArray[np.floating[Any]],
+    second: NDArray[np.floating[Any]],
+    confidence: float = 0.95,
+) -> Interval:
+    """Return the AUC of `second` minus that of `first` on the same images, with DeLong's paired interval.
+
+    What the two scores have in common cancels (DeLong et al., Biometrics 1988). Where they rank all pairs
+    alike the interval is [0, 0]. Images count as independent, also several of one patient.
+
+    Args:
+        truth: (N,) 1 positive, 0 negative.
+        first: (N,) higher means more likely positive.
+        second: (N,) likewise.
+        confidence: the interval's nominal coverage.
+
+    Raises:
+        OneClassError: all of `truth` is the same, or it is empty.
+        UsageError: a score is NaN.
+    """
+    placed = []
+    for score in (first, second):
+        _check(truth, score)
+        placed.append(_placements(score[truth == 1], score[truth == 0]))
+    (positive, negative), (of_positive, of_negative) = placed
+    change = float(of_positive.mean() - positive.mean())
+    few = min(len(positive), len(negative)) < 2
+    variance = 0.0 if few else _mean_variance(of_positive - positive) + _mean_variance(of_negative - negative)
+    margin = NormalDist().inv_cdf((1 + confidence) / 2) * variance**0.5
+    return Interval(change, max(-1.0, change - margin), min(1.0, change + margin))
+
+
 def _placements(
     positive: NDArray[np.floating[Any]], negative: NDArray[np.floating[Any]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -19,7 +19,7 @@ class FoldWithViews(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the mean probability (N, K)."""
-        return mean_probability(self.network, pixels, self.views)
+        return mean_probability(self.network, pixels.float(), self.views)  # TensorRT flips no uint8
 
 
 class FoldAverage(nn.Module):

@@ -1,52 +1,26 @@
-"""PyTorch -> ONNX with a dynamic batch, smaller weights, and the proof that the answers stayed the same."""
+"""PyTorch -> ONNX with a dynamic batch and smaller weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from fundus_core.errors import FundusError
-from fundus_core.preprocess import Pixels
 
 OPSET = 20
-PARITY_LIMIT = 1e-4
-PARITY_BATCHES = (1, 5)
 FOLDING_NOISE = 1e-6  # relative; folding and unfolding a normalisation in float32 loses this much
 SMALL = 256  # tensors below this many values are not worth a cast
 
 
-class ParityError(FundusError):
-    """A graph that does not answer as PyTorch does."""
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Differences of probability between two runtimes on the same images."""
-
-    n_images: int
-    max_dp: float
-    mean_dp: float
-
-    def __str__(self) -> str:
-        return f"max |dp| {self.max_dp:.1e}, mean |dp| {self.mean_dp:.1e} over {self.n_images} images"
-
-
-def export_graph(
-    module: nn.Module,
-    example: Sequence[Tensor],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    path: Path,
-) -> None:
-    """Write `module` as ONNX to `path`; the first axis of every input and output is the free batch axis."""
+def traced(
+    module: nn.Module, example: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """Return `module` as ONNX; the first axis of every input and output is the free batch axis."""
     program = torch.onnx.export(
         module.eval(),
         tuple(example),
@@ -59,11 +33,16 @@ def export_graph(
     )
     if program is None:
         raise FundusError("PyTorch returned no ONNX program; please report this.")
-    graph = program.model_proto
-    store_as_float16(graph)
+    graph: onnx.ModelProto = program.model_proto
     _drop_notes(graph)
-    onnx.checker.check_model(graph, full_check=True)
-    onnx.save(graph, path)
+    return graph
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model that passes ONNX's own checks."""
+    onnx.checker.check_model(model, full_check=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
 
 
 def _free_batch(example: Sequence[Tensor]) -> tuple[Any, ...]:
@@ -98,32 +77,3 @@ def store_as_float16(model: onnx.ModelProto) -> None:
     nodes = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend(casts + nodes)
-
-
-def check_parity(module: nn.Module, path: Path, pixels: Pixels) -> Parity:
-    """Compare the ONNX file with `module` on `pixels` (N, S, S, 3), in batches of 1 and of 5.
-
-    Raises:
-        ParityError: a probability differs by more than `PARITY_LIMIT`.
-    """
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    differences = [_difference(module, session, pixels, size) for size in PARITY_BATCHES]
-    difference = np.concatenate(differences)
-    parity = Parity(len(pixels), float(difference.max()), float(difference.mean()))
-    if not parity.max_dp <= PARITY_LIMIT:  # also where it is NaN
-        hint = "Try another version of torch or onnxruntime, and report this."
-        raise ParityError(f"{path} differs from PyTorch ({parity}; limit {PARITY_LIMIT:.0e}). {hint}")
-    return parity
-
-
-@torch.inference_mode()
-def _difference(
-    module: nn.Module, session: onnxruntime.InferenceSession, pixels: Pixels, size: int
-) -> NDArray[np.float64]:
-    name = session.get_inputs()[0].name
-    batches = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-    differences = [
-        np.abs(module(torch.from_numpy(batch)).numpy() - session.run(None, {name: batch})[0])
-        for batch in batches
-    ]
-    return np.concatenate(differences, dtype=np.float64)

@@ -24,8 +24,9 @@ SPEC = EnsembleSpec(
     preprocess=PreprocessSpec(size_px=64, margin_threshold=10, centre_crop=0.95),
     normalise=Normalise((0.5, 0.4, 0.3), (0.2, 0.25, 0.125)),
     views=("identity", "hflip"),
-    folds=(Fold(0, "test_vit", "a" * 64, (0.9, None)), Fold(1, "test_vit", "b" * 64, (0.1, 1.0))),
+    folds=(Fold(0, "test_vit", (0.9, None)), Fold(1, "test_vit", (0.1, 1.0))),
     thresholds=(0.5, 0.123456789),
+    files={"fundus_fold_0/1/model.onnx": "a" * 64, "fundus_fold_1/1/model.onnx": "b" * 64},
     provenance={"threshold_rule": "Youden", "recipe": {"seed": 3, "views": ["identity"]}},
 )
 CHANGED = {
@@ -40,7 +41,8 @@ CHANGED = {
     "views": replace(SPEC, views=("hflip", "identity")),
     "one fold less": replace(SPEC, folds=SPEC.folds[:1]),
     "architecture": replace(SPEC, folds=(replace(SPEC.folds[0], architecture="x"), SPEC.folds[1])),
-    "weights": replace(SPEC, folds=(replace(SPEC.folds[0], weights_sha256="c" * 64), SPEC.folds[1])),
+    "precision": replace(SPEC, precision="fp16"),
+    "weights": replace(SPEC, files=SPEC.files | {"fundus_fold_0/1/model.onnx": "c" * 64}),
     "fold's AUC": replace(SPEC, folds=(replace(SPEC.folds[0], oof_auc=(0.9, 0.5)), SPEC.folds[1])),
     "threshold": replace(SPEC, thresholds=(0.5, 0.12345679)),
     "provenance": replace(SPEC, provenance=SPEC.provenance | {"note": ""}),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from fundus_core.errors import UsageError
-from fundus_eval.auc import Interval, OneClassError, auc_delong
+from fundus_eval.auc import Interval, OneClassError, auc_delong, auc_difference
 
 # s100b of the aSAH patients (Turck et al., Intensive Care Med. 2010), as ranks: how many with a poor and with
 # a good outcome stand at each level, lowest first. pROC: AUC 0.7314, 95 % CI 0.6301-0.8326 (DeLong).
@@ -172,3 +172,44 @@ def test_a_million_images_take_under_two_seconds():
     assert time.process_time() - start_s < 2
     assert auc.value == pytest.approx(0.7602, abs=0.002)
     assert auc.high - auc.low < 0.003
+
+
+@given(tables, st.integers(0, 2**32 - 1))
+def test_a_difference_is_that_of_the_two_aucs_and_turns_with_their_order(rows, seed):
+    truth, first = split(rows)
+    second = np.random.default_rng(seed).permutation(first)
+    change, back = auc_difference(truth, first, second), auc_difference(truth, second, first)
+    assert change.value == pytest.approx(auc_delong(truth, second).value - auc_delong(truth, first).value)
+    assert (back.low, back.value, back.high) == pytest.approx((-change.high, -change.value, -change.low))
+
+
+def test_a_paired_interval_is_narrow_where_the_scores_agree():
+    """Two nearly equal scores: each AUC is uncertain, their difference hardly."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(200) % 2
+    score = truth + rng.normal(0, 1, 200)
+    same, near, worse = (
+        auc_difference(truth, score, other) for other in (score, score + rng.normal(0, 0.01, 200), -score)
+    )
+    single = auc_delong(truth, score)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert near.high - near.low < (single.high - single.low) / 10
+    assert near.low <= near.value <= near.high
+    assert worse.high < -0.3
+    assert worse.value == pytest.approx(1 - 2 * single.value)
+
+
+def test_a_paired_interval_is_that_of_plain_resamples():
+    rng = np.random.default_rng(1)
+    truth = (np.arange(150) % 3 == 0).astype(int)
+    first = truth + rng.normal(0, 1, 150)
+    second = 0.5 * first + 0.5 * truth + rng.normal(0, 0.7, 150)
+    changes = []
+    for _ in range(2000):
+        drawn = rng.integers(0, 150, 150)
+        auc = [auc_delong(truth[drawn], each[drawn]).value for each in (first, second)]
+        changes.append(auc[1] - auc[0])
+    low, high = np.percentile(changes, (2.5, 97.5))
+    change = auc_difference(truth, first, second)
+    assert (change.low, change.high) == (pytest.approx(low, abs=0.015), pytest.approx(high, abs=0.015))
+    assert change.high - change.low > 0.05

@@ -163,8 +163,7 @@ def test_a_full_queue_is_waited_for(
     Only the queue at the door: tritonserver 2.51 loses answers when an inner model's is full (core #466).
     """
     repository = shutil.copytree(tiny_repository, tmp_path / "repository")
-    config = repository / PREPROCESS_MODEL / "config.pbtxt"
-    config.write_text(config.read_text().replace("max_queue_size: 512", "max_queue_size: 4"))
+    succeed("export", "configs", repository, "--set", "max_queued=4")
     done = score(phantom_folder, "--repository", repository)
     assert (done.code, done.rows) == (0, embedded.rows)
 

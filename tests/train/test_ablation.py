@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from fundus_core.tables import LabelTable, join, read_labels, read_scores
 from fundus_core.views import VIEWS
 from fundus_eval.auc import auc_delong
-from fundus_train.ablation import SETS, _results, _weighted_auc, paired_changes
+from fundus_train.ablation import SETS, _results
 from fundus_train.checkpoint import load_checkpoint
 from fundus_train.cli import main as fundus_train
 
@@ -41,9 +41,9 @@ def cached(run: Path) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
     return np.load(run / "cache" / "pixels.npy"), json.loads((run / "cache" / "index.json").read_text())
 
 
-def cache(run: Path, pixels: np.ndarray[Any, Any], outcomes: list[dict[str, str]]) -> None:
+def cache(run: Path, pixels: np.ndarray[Any, Any], image_ids: list[str]) -> None:
     np.save(run / "cache" / "pixels.npy", pixels)
-    (run / "cache" / "index.json").write_text(json.dumps({"key": "", "outcomes": outcomes}))
+    (run / "cache" / "index.json").write_text(json.dumps({"key": "", "image_id": image_ids}))
 
 
 def test_every_set_is_judged_on_both_parts(found: list[dict[str, Any]]) -> None:
@@ -113,29 +113,29 @@ def test_lines_say_the_same_as_json(found: list[dict[str, Any]], tiny_run: Path)
     assert f"change {found[1]['change']['value']:+.4f} [" in lines[1]
 
 
-def test_dropped_images_stay_out(run: Path, found: list[dict[str, Any]]) -> None:
+def test_images_that_are_not_in_the_split_stay_out(run: Path, found: list[dict[str, Any]]) -> None:
     """As if the labels table had begun with an unreadable file, and ended its photographs with a copy."""
     pixels, index = cached(run)
-    n = len(index["outcomes"])
-    outcomes = [{"failed": "corrupt: …"}, *index["outcomes"], index["outcomes"][3]]
-    cache(run, np.concatenate([pixels[:1], pixels[:n], pixels[5:6], pixels[n:]]), outcomes)
+    n = len(index["image_id"])
+    ids = ["damaged.jpg", *index["image_id"], "copy.jpg"]
+    cache(run, np.concatenate([pixels[:1], pixels[:n], pixels[5:6], pixels[n:]]), ids)
     assert json.loads(views(run, "--json").stdout) == found
 
 
 def test_a_picture_under_another_name_is_noticed(run: Path) -> None:
     pixels, index = cached(run)
-    cache(run, pixels[::-1], index["outcomes"])
+    cache(run, pixels[::-1], index["image_id"])
     done = views(run)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "cannot be matched with its split.csv and oof.csv" in done.stderr
+    assert "holds other images than its split.csv and oof.csv" in done.stderr
 
 
-def test_an_image_without_a_label_is_a_sentence(run: Path) -> None:
+def test_a_cache_of_other_images_is_a_sentence(run: Path) -> None:
     pixels, index = cached(run)
-    cache(run, np.concatenate([pixels[:1], pixels]), [{"sha256": "of no labelled one"}, *index["outcomes"]])
+    cache(run, pixels, [f"other/{image_id}" for image_id in index["image_id"]])
     done = views(run)
     assert done.exit_code == 1
-    assert "images without a label" in done.stderr
+    assert "holds other images than its split.csv" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -152,50 +152,6 @@ def test_what_is_missing_is_a_sentence(missing: str, sentence: str, run: Path) -
     done = views(run)
     assert (done.exit_code, done.stdout) == (1, "")
     assert sentence in done.stderr
-
-
-def test_a_weighted_auc_is_the_auc_of_repeated_images() -> None:
-    rng = np.random.default_rng(3)
-    truth = rng.integers(0, 2, 40).astype(np.int8)
-    score = rng.integers(0, 9, 40) / 8 + truth / 4  # with ties
-    count = rng.multinomial(40, np.full(40, 1 / 40), size=20)
-    expected = [auc_delong(np.repeat(truth, each), np.repeat(score, each)).value for each in count]
-    assert _weighted_auc(truth, score, count) == pytest.approx(expected)
-
-
-def test_a_resample_of_one_class_has_no_auc() -> None:
-    count = np.array([[2, 0], [1, 1]])
-    auc = _weighted_auc(np.array([1, 0], np.int8), np.array([0.9, 0.1]), count)
-    assert np.isnan(auc[0])
-    assert auc[1] == 1
-
-
-def test_a_paired_interval_is_narrow_where_the_scores_agree() -> None:
-    """Two nearly equal scores: each AUC is uncertain, their difference hardly."""
-    rng = np.random.default_rng(0)
-    truth = (np.arange(200) % 2).astype(np.int8)
-    score = truth + rng.normal(0, 1, 200)
-    same, near, worse = paired_changes(truth, np.stack([score, score + rng.normal(0, 0.01, 200), -score]))
-    single = auc_delong(truth, score)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-    assert near.high - near.low < (single.high - single.low) / 10
-    assert near.low <= near.value <= near.high
-    assert worse.high < -0.3
-    assert worse.value == pytest.approx(1 - 2 * single.value)
-
-
-def test_a_paired_interval_is_the_percentiles_of_plain_resamples() -> None:
-    rng = np.random.default_rng(1)
-    truth = (np.arange(60) % 3 == 0).astype(np.int8)
-    first, second = truth + rng.normal(0, 1, 60), truth + rng.normal(0, 1.5, 60)
-    changes = []
-    for _ in range(2000):
-        drawn = rng.integers(0, 60, 60)
-        auc = [auc_delong(truth[drawn], each[drawn]).value for each in (first, second)]
-        changes.append(auc[1] - auc[0])
-    low, high = np.percentile(changes, (2.5, 97.5))
-    _, change = paired_changes(truth, np.stack([first, second]))
-    assert (change.low, change.high) == (pytest.approx(low, abs=0.02), pytest.approx(high, abs=0.02))
 
 
 def test_each_label_is_judged_on_the_images_where_it_is_known() -> None:

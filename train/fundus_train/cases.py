@@ -120,7 +120,8 @@ def _fill_cache(recipe: Recipe, labels: LabelTable, images: Path, cache: Path, k
     finally:
         threads.shutdown(cancel_futures=True)  # an interrupted run must not wait for the rest
     stored.flush()
-    (cache / "index.json").write_text(json.dumps({"key": key, "outcomes": outcomes}))
+    index = {"key": key, "image_id": labels.image_id, "outcomes": outcomes}
+    (cache / "index.json").write_text(json.dumps(index))
 
 
 def _room_for(path: Path, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[np.uint8]]":

@@ -17,7 +17,9 @@ def round_weights(network: nn.Module, pixels: Tensor) -> None:
         network: in any mode; left in evaluation mode.
         pixels: (N, S, S, 3) uint8, any content; shows which normalisation follows which convolution.
     """
-    scales = {conv: _scale(norm) for conv, norm in _folding_pairs(network.eval(), pixels)}
+    scales: dict[nn.Module, Tensor] = {
+        conv: _scale(norm) for conv, norm in _folding_pairs(network.eval(), pixels)
+    }
     for module in network.modules():
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and weight.ndim > 1:
@@ -26,17 +28,43 @@ def round_weights(network: nn.Module, pixels: Tensor) -> None:
             weight.copy_(torch.where(scale == 0, weight, (weight * scale).half() / scale))
 
 
+@torch.no_grad()
+def fold_normalisations(network: nn.Module, pixels: Tensor) -> None:
+    """Move the scale of every batch normalisation into the convolution before it, in place.
+
+    The answers stay, and weights that `round_weights` has rounded become half-precision numbers as they are.
+
+    Args:
+        network: in any mode; left in evaluation mode.
+        pixels: (N, S, S, 3) uint8, any content; shows which normalisation follows which convolution.
+    """
+    for conv, norm in _folding_pairs(network.eval(), pixels):
+        scale = _scale(norm)
+        conv.weight.mul_(scale.reshape(-1, 1, 1, 1))
+        mean, variance = _statistics(norm)
+        norm.bias.sub_(mean * scale)
+        norm.weight.fill_(1)
+        mean.zero_()
+        variance.fill_(1 - norm.eps)
+
+
 def _scale(norm: nn.BatchNorm2d) -> Tensor:
-    assert norm.running_var is not None  # noqa: S101  a frozen statistic is what folding is about
-    return norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return norm.weight / torch.sqrt(_statistics(norm)[1] + norm.eps)
 
 
-def _folding_pairs(network: nn.Module, pixels: Tensor) -> list[tuple[nn.Module, nn.BatchNorm2d]]:
+def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the frozen mean and variance; they are what folding is about."""
+    assert norm.running_mean is not None  # noqa: S101
+    assert norm.running_var is not None  # noqa: S101
+    return norm.running_mean, norm.running_var
+
+
+def _folding_pairs(network: nn.Module, pixels: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Return (convolution, normalisation) wherever the one's output is the other's input."""
-    made: list[tuple[nn.Module, Tensor]] = []
-    pairs: list[tuple[nn.Module, nn.BatchNorm2d]] = []
+    made: list[tuple[nn.Conv2d, Tensor]] = []
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
-    def convolved(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def convolved(module: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         made.append((module, output))
 
     def normalising(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

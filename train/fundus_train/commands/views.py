@@ -23,8 +23,8 @@ EXAMPLE = "Example:\n\n\b\n  fundus-train views runs/first --json"
 def views(run: Path, as_json: bool, accelerator: str) -> None:
     """Compare sets of test-time views on the finished RUN: none, hflip, both (hflip and vflip), four.
 
-    Prints AUC(CV) and AUC(inner_test) with 95 % intervals for each set, and the change against none with the
-    95 % interval of a paired bootstrap over images. No weights change, nothing is trained.
+    Prints AUC(CV) and AUC(inner_test) with 95 % intervals for each set, and the change against none with
+    DeLong's paired 95 % interval. No weights change, nothing is trained.
     """
     quiet_libraries()
     try:

@@ -1,0 +1,1 @@
+"""The commands of `fundus-client`, one module each."""

@@ -1,0 +1,231 @@
+"""`EnsembleSpec` and `Serving` -> every file of a model repository that holds no weights.
+
+Nothing in such a file is written by hand, so that a repository can be checked by rendering it again.
+
+    config.pbtxt                        the onnxruntime backend, on GPUs where there are any
+    configs/embedded.pbtxt              the Python backend alone, as in the server of the PyPI wheel
+    configs/tensorrt.pbtxt              plans that `fundus-export tensorrt` built on the serving machine
+    configs/onnxruntime_tensorrt.pbtxt  the onnxruntime backend, which builds its own engines and caches them
+
+`tritonserver --model-config-name NAME` chooses `configs/NAME.pbtxt`, and config.pbtxt where a model has none.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as triton
+
+from fundus_core.ensemble import (
+    AVERAGE_MODEL,
+    DIGEST_PARAMETER,
+    ENSEMBLE_MODEL,
+    FOLD_PROBABILITY,
+    IMAGE,
+    MANIFEST_PARAMETER,
+    PIXELS,
+    PREPROCESS_MODEL,
+    PROBABILITY,
+    EnsembleSpec,
+    fold_model,
+)
+from fundus_core.serving import Serving
+
+CONFIG = "config.pbtxt"
+EMBEDDED = "embedded"
+TENSORRT = "tensorrt"
+ONNXRUNTIME_TENSORRT = "onnxruntime_tensorrt"
+ENGINE_CACHE = "/tmp/fundus-engines"  # noqa: S108  inside the container, on its tmpfs or a volume
+
+HEADER = (
+    "# Rendered by `fundus-export` from manifest.json and serving.json; changes are lost at the next time.\n"
+)
+MODEL_PY = {
+    "PreprocessModel": "Answers `image` with `pixels`; the code is shared with training.",
+    "OnnxModel": "Runs model.onnx in a server that has no onnxruntime backend (configs/embedded.pbtxt).",
+}
+
+
+def render(spec: EnsembleSpec, serving: Serving) -> dict[str, str]:
+    """Return the text of every rendered file by its path in the repository; not of manifest.json."""
+    return dict(_files(spec, serving))
+
+
+def _files(spec: EnsembleSpec, serving: Serving) -> Iterator[tuple[str, str]]:
+    yield from _runtimes(_bounded(spec, serving), {EMBEDDED: _ensemble(spec, serving)})
+    yield f"{ENSEMBLE_MODEL}/1/.gitkeep", ""
+    yield from _runtimes(_preprocess(spec, serving), {})
+    yield f"{PREPROCESS_MODEL}/1/model.py", _model_py("PreprocessModel")
+    average = _average(spec, serving)
+    yield from _runtimes(_on_onnxruntime(average, serving, spec), {EMBEDDED: _on_python(average, spec)})
+    yield f"{AVERAGE_MODEL}/1/model.py", _model_py("OnnxModel")
+    for fold in (_fold(spec, each.index, serving) for each in spec.folds):
+        onnxruntime = _warmed(_on_onnxruntime(fold, serving, spec), spec)
+        others = {
+            EMBEDDED: _on_python(fold, spec),
+            TENSORRT: _warmed(_on_tensorrt(fold, serving), spec),
+            ONNXRUNTIME_TENSORRT: _with_engines(onnxruntime),
+        }
+        yield from _runtimes(onnxruntime, others)
+        yield f"{fold.name}/1/model.py", _model_py("OnnxModel")
+
+
+def _runtimes(
+    config: triton.ModelConfig, others: Mapping[str, triton.ModelConfig]
+) -> Iterator[tuple[str, str]]:
+    yield f"{config.name}/{CONFIG}", _text(config)
+    for name, other in others.items():
+        yield f"{config.name}/configs/{name}.pbtxt", _text(other)
+
+
+def _text(config: triton.ModelConfig) -> str:
+    return HEADER + str(text_format.MessageToString(config))
+
+
+def _model_py(class_name: str) -> str:
+    imported = f"from fundus_core.backend import {class_name} as TritonPythonModel\n"
+    return f'"""{MODEL_PY[class_name]}"""\n\n{imported}'
+
+
+def _model(name: str, serving: Serving) -> triton.ModelConfig:
+    return triton.ModelConfig(name=name, max_batch_size=serving.max_batch)
+
+
+def _copy(config: triton.ModelConfig, **changes: str) -> triton.ModelConfig:
+    copy = triton.ModelConfig(**changes)
+    copy.MergeFrom(config)
+    return copy
+
+
+def _parameters(config: triton.ModelConfig, values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        config.parameters[name].string_value = value
+
+
+def _tensors(config: triton.ModelConfig, spec: EnsembleSpec, inputs: list[str], outputs: list[str]) -> None:
+    """Add tensors by name; a name that is none of the ensemble's own is one fold's probability."""
+    n_labels, size = len(spec.labels), spec.preprocess.size_px
+    shapes = {
+        IMAGE: (triton.TYPE_STRING, [1]),
+        PIXELS: (triton.TYPE_UINT8, [size, size, 3]),
+        FOLD_PROBABILITY: (triton.TYPE_FP32, [len(spec.folds), n_labels]),
+    }
+    for names, tensors in ((inputs, config.input), (outputs, config.output)):
+        for name in names:
+            data_type, dims = shapes.get(name, (triton.TYPE_FP32, [n_labels]))
+            tensors.add(name=name, data_type=data_type, dims=dims)
+
+
+def _preprocess(spec: EnsembleSpec, serving: Serving) -> triton.ModelConfig:
+    config = _model(PREPROCESS_MODEL, serving)
+    # Only here: tritonserver 2.51 loses requests when the queue of a later model of an ensemble is full.
+    policy = config.dynamic_batching.default_queue_policy
+    policy.max_queue_size = serving.max_queued
+    policy.timeout_action = triton.ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = serving.queue_timeout_s * 1_000_000
+    config.backend = "python"
+    config.instance_group.add(count=serving.preprocess_instances, kind=triton.ModelInstanceGroup.KIND_CPU)
+    _parameters(config, {"preprocess": json.dumps(asdict(spec.preprocess))})
+    _tensors(config, spec, [IMAGE], [PIXELS])
+    return config
+
+
+def _fold(spec: EnsembleSpec, index: int, serving: Serving) -> triton.ModelConfig:
+    config = _model(fold_model(index), serving)
+    _tensors(config, spec, [PIXELS], [PROBABILITY])
+    return config
+
+
+def _average(spec: EnsembleSpec, serving: Serving) -> triton.ModelConfig:
+    config = _model(AVERAGE_MODEL, serving)
+    _tensors(config, spec, [fold_model(fold.index) for fold in spec.folds], [PROBABILITY, FOLD_PROBABILITY])
+    return config
+
+
+def _batched(config: triton.ModelConfig, serving: Serving) -> triton.ModelConfig:
+    config.dynamic_batching.preferred_batch_size.extend(serving.preferred_batches)
+    config.dynamic_batching.max_queue_delay_microseconds = serving.queue_delay_us
+    config.instance_group.add(count=serving.fold_instances)
+    return config
+
+
+def _on_onnxruntime(model: triton.ModelConfig, serving: Serving, spec: EnsembleSpec) -> triton.ModelConfig:
+    config = _copy(model, backend="onnxruntime")
+    if model.name == AVERAGE_MODEL:
+        config.dynamic_batching.SetInParent()
+        config.instance_group.add(count=1, kind=triton.ModelInstanceGroup.KIND_CPU)
+        _parameters(config, {"intra_op_thread_count": "1"})
+        return config
+    if serving.cores:
+        share = max(1, serving.cores // (len(spec.folds) * serving.fold_instances))
+        _parameters(config, {"intra_op_thread_count": str(share)})
+    return _batched(config, serving)
+
+
+def _on_tensorrt(model: triton.ModelConfig, serving: Serving) -> triton.ModelConfig:
+    config = _copy(model, platform="tensorrt_plan", default_model_filename="model.plan")
+    return _batched(config, serving)
+
+
+def _with_engines(onnxruntime: triton.ModelConfig) -> triton.ModelConfig:
+    config = _copy(onnxruntime)
+    engines = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
+    cache = {"trt_engine_cache_enable": "true", "trt_engine_cache_path": ENGINE_CACHE}
+    for name, value in cache.items():
+        engines.parameters[name] = value
+    return config
+
+
+def _on_python(model: triton.ModelConfig, spec: EnsembleSpec) -> triton.ModelConfig:
+    config = _copy(model, backend="python")
+    config.dynamic_batching.SetInParent()
+    config.instance_group.add(count=1, kind=triton.ModelInstanceGroup.KIND_CPU)
+    _parameters(config, {"models_sharing_cores": str(len(spec.folds))})
+    return config
+
+
+def _warmed(config: triton.ModelConfig, spec: EnsembleSpec) -> triton.ModelConfig:
+    """Answer noise before the first request comes: kernels are chosen and memory is taken by then."""
+    size = spec.preprocess.size_px
+    for batch in sorted({1, config.max_batch_size}):
+        sample = config.model_warmup.add(name=f"noise of {batch}", batch_size=batch)
+        pixels = sample.inputs[PIXELS]
+        pixels.data_type, pixels.random_data = triton.TYPE_UINT8, True
+        pixels.dims.extend([size, size, 3])
+    return config
+
+
+def _ensemble(spec: EnsembleSpec, serving: Serving) -> triton.ModelConfig:
+    config = _model(ENSEMBLE_MODEL, serving)
+    config.platform = "ensemble"
+    _parameters(config, {MANIFEST_PARAMETER: spec.to_json(), DIGEST_PARAMETER: spec.digest, **_summary(spec)})
+    _tensors(config, spec, [IMAGE], [PROBABILITY, FOLD_PROBABILITY])
+    folds = [fold_model(fold.index) for fold in spec.folds]
+    _step(config, PREPROCESS_MODEL, {IMAGE: IMAGE}, {PIXELS: PIXELS})
+    for fold in folds:
+        _step(config, fold, {PIXELS: PIXELS}, {PROBABILITY: fold})
+    outputs = {PROBABILITY: PROBABILITY, FOLD_PROBABILITY: FOLD_PROBABILITY}
+    _step(config, AVERAGE_MODEL, {fold: fold for fold in folds}, outputs)
+    return config
+
+
+def _summary(spec: EnsembleSpec) -> dict[str, str]:
+    """Return what a client in another language wants without reading the manifest."""
+    thresholds = ",".join(map(str, spec.thresholds))
+    return {"labels": ",".join(spec.labels), "thresholds": thresholds, "precision": spec.precision}
+
+
+def _bounded(spec: EnsembleSpec, serving: Serving) -> triton.ModelConfig:
+    """Bound the decoded images between the models; the wheel's tritonserver 2.51 doesn't know this yet."""
+    config = _ensemble(spec, serving)
+    config.ensemble_scheduling.max_inflight_requests = serving.max_inflight
+    return config
+
+
+def _step(
+    config: triton.ModelConfig, model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]
+) -> None:
+    config.ensemble_scheduling.step.add(
+        model_name=model, model_version=-1, input_map=inputs, output_map=outputs
+    )

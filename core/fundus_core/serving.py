@@ -1,0 +1,81 @@
+"""How a server runs an ensemble: batches, queues, instances, threads. Nothing here changes a score."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fundus_core.errors import UsageError
+from fundus_core.schema import build
+
+SERVING = "serving.json"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What `fundus-export configs` renders into the Triton configs of a repository.
+
+    Args:
+        max_batch: images that a fold takes at once. A fold's views multiply it: resnest50d with 4 views at
+            512 px needs 7 GB of scratch for 32 images, so 8.
+        preferred_batches: sizes at which a batch leaves at once.
+        queue_delay_us: how long a smaller batch may wait for more images.
+        max_queued: requests that may wait; the next one is told to try again.
+        queue_timeout_s: how long a request may wait before it is refused; 0: for ever.
+        max_inflight: decoded images that may wait for a slow fold, so that memory stays bounded; 0: no bound.
+        fold_instances: copies of each fold on every GPU, or on the CPU.
+        preprocess_instances: processes that decode and preprocess; each uses all cores by threads.
+        cores: CPU cores that the folds share, so that they don't fight for them; 0: each fold takes all,
+            which is right where they run on a GPU.
+    """
+
+    max_batch: int = 8
+    preferred_batches: tuple[int, ...] = (4, 8)
+    queue_delay_us: int = 2000
+    max_queued: int = 512
+    queue_timeout_s: int = 120
+    max_inflight: int = 256
+    fold_instances: int = 1
+    preprocess_instances: int = 1
+    cores: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "max_queued", "fold_instances", "preprocess_instances"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; choose at least 1.")
+        for name in ("queue_delay_us", "queue_timeout_s", "max_inflight", "cores"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; choose 0 or more.")
+        if not all(1 <= size <= self.max_batch for size in self.preferred_batches):
+            sizes = list(self.preferred_batches)
+            raise UsageError(f"preferred_batches are {sizes}; choose sizes of 1 to {self.max_batch}.")
+
+
+def read_serving(repository: Path) -> Serving:
+    """Return the settings of a repository; the defaults where it has none of its own.
+
+    Raises:
+        UsageError: serving.json is not JSON, or has an unknown key or an impossible value.
+    """
+    try:
+        data = json.loads((repository / SERVING).read_text())
+    except FileNotFoundError:
+        return Serving()
+    except (OSError, ValueError) as error:
+        hint = "Correct or remove it."
+        raise UsageError(f"{SERVING} of '{repository}' cannot be read ({error}). {hint}") from None
+    return build(Serving, data, UsageError, SERVING)
+
+
+def changed(serving: Serving, values: dict[str, Any]) -> Serving:
+    """Return the settings with some values replaced.
+
+    Raises:
+        UsageError: an unknown key or an impossible value.
+    """
+    return build(Serving, asdict(serving) | values, UsageError, "setting")
+
+
+def write_serving(serving: Serving, repository: Path) -> None:
+    """Write serving.json."""
+    (repository / SERVING).write_text(json.dumps(asdict(serving), indent=2) + "\n")

@@ -1,0 +1,143 @@
+"""Whether a runtime answers as PyTorch did, in units that mean something to a clinic.
+
+Letters in shapes: N images, F folds, K labels.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fundus_core.ensemble import EnsembleSpec, Precision
+from fundus_eval.auc import Interval, OneClassError, auc_difference
+
+Scores = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a precision may change; None where nothing is asked.
+
+    Args:
+        max_dp: of a fold's probability of any image.
+        repeat_dp: between answers to one image, alone and in batches.
+        flipped: decisions at the bundle's thresholds.
+        auc_fall: that the AUC's difference may reach with its 95 % interval, where labels are known.
+    """
+
+    max_dp: float | None
+    repeat_dp: float
+    flipped: int | None
+    auc_fall: float | None
+
+
+LIMITS: dict[Precision, Limit] = {
+    "fp32": Limit(max_dp=1e-4, repeat_dp=1e-4, flipped=0, auc_fall=None),
+    "fp16": Limit(max_dp=5e-3, repeat_dp=5e-3, flipped=0, auc_fall=None),
+    "int8": Limit(max_dp=None, repeat_dp=5e-3, flipped=None, auc_fall=0.01),
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one runtime answered: `probability` (N, K) is the mean of `folds` (N, F, K)."""
+
+    probability: Scores
+    folds: Scores
+
+    def __post_init__(self) -> None:
+        n, _, k = self.folds.shape
+        if self.probability.shape != (n, k):
+            raise ValueError(f"expected probability of shape {(n, k)}, got {self.probability.shape}")
+
+    def __getitem__(self, rows: slice) -> "Answers":
+        return Answers(self.probability[rows], self.folds[rows])
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the answers of a runtime are from PyTorch's on the same images.
+
+    Args:
+        max_dp: the largest difference of a fold's probability; `mean_dp`: the mean one.
+        repeat_dp: the largest difference between answers to one image; None where it was not repeated.
+        n_flipped: decisions that differ, of `n_decisions`.
+        auc: change of each label's AUC (K,), with DeLong's paired interval; None where a class is missing.
+    """
+
+    precision: Precision
+    n_images: int
+    max_dp: float
+    mean_dp: float
+    repeat_dp: float | None
+    n_flipped: int
+    n_decisions: int
+    auc: tuple[Interval | None, ...]
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Which limits of the precision are broken, as words; none where all hold."""
+        return tuple(name for name, _, limit, holds in self._checks() if limit is not None and not holds)
+
+    def lines(self) -> Iterator[str]:
+        """Lay the figures out with their limits: the same on a terminal and in a pipe."""
+        yield f"{'images':<12}{self.n_images}"
+        yield f"{'precision':<12}{self.precision}"
+        yield f"{'mean |dp|':<12}{self.mean_dp:.1e}"
+        for name, value, limit, holds in self._checks():
+            asked = "" if limit is None else f"  limit {limit:g}  {'ok' if holds else 'BROKEN'}"
+            yield f"{name:<12}{value}{asked}"
+
+    def _checks(self) -> Iterator[tuple[str, str, float | None, bool]]:
+        """Yield (name, value, limit, whether it holds); a NaN holds no limit."""
+        limit = LIMITS[self.precision]
+        yield "max |dp|", f"{self.max_dp:.1e}", limit.max_dp, self.max_dp <= (limit.max_dp or np.inf)
+        if self.repeat_dp is not None:
+            yield "repeats", f"{self.repeat_dp:.1e}", limit.repeat_dp, self.repeat_dp <= limit.repeat_dp
+        flipped = f"{self.n_flipped} of {self.n_decisions}"
+        yield "flipped", flipped, limit.flipped, self.n_flipped <= (limit.flipped or 0)
+        for change in filter(None, self.auc):
+            text = f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
+            yield "AUC change", text, limit.auc_fall, change.low >= -(limit.auc_fall or 0)
+
+
+def compare(
+    spec: EnsembleSpec,
+    pytorch: Answers,
+    found: Answers,
+    truth: NDArray[np.int8] | None = None,
+    repeats: Sequence[Answers] = (),
+) -> Parity:
+    """Return the parity of `found` with `pytorch`.
+
+    Args:
+        spec: gives precision and thresholds.
+        pytorch: of N images.
+        found: of the same images, in the same order.
+        truth: (N, K) of 0 and 1, -1 where a label is not known.
+        repeats: of the same images once more, in other batches.
+    """
+    apart = np.abs(pytorch.folds.astype(np.float64) - found.folds)
+    again = [float(np.abs(found.folds - each.folds).max()) for each in repeats]
+    decided = [answers.probability >= np.array(spec.thresholds) for answers in (pytorch, found)]
+    return Parity(
+        precision=spec.precision,
+        n_images=len(pytorch.folds),
+        max_dp=float(apart.max()),
+        mean_dp=float(apart.mean()),
+        repeat_dp=max(again, default=None),
+        n_flipped=int((decided[0] != decided[1]).sum()),
+        n_decisions=decided[0].size,
+        auc=tuple(_auc_changes(truth, pytorch.probability, found.probability)) if truth is not None else (),
+    )
+
+
+def _auc_changes(truth: NDArray[np.int8], pytorch: Scores, found: Scores) -> Iterator[Interval | None]:
+    for label in range(truth.shape[1]):
+        known = (truth[:, label] >= 0) & ~np.isnan(found[:, label])
+        try:
+            yield auc_difference(truth[known, label], pytorch[known, label], found[known, label])
+        except OneClassError:
+            yield None

@@ -1,0 +1,1 @@
+"""The subcommands of `fundus-export`, one module each; `fundus_export.cli` registers them."""

@@ -1,0 +1,26 @@
+"""`fundus-export check`: is every file of a repository as it was exported?"""
+
+from pathlib import Path
+
+import click
+
+from fundus_core.repository import check_repository
+
+EXAMPLE = """\b
+Example:
+  fundus-export check model_repository
+
+\b
+Exit codes: 0 unchanged, 1 a file was changed, is missing or does not belong there."""
+
+
+@click.command(epilog=EXAMPLE)
+@click.argument("repository", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def check(repository: Path) -> None:
+    """Refuse a REPOSITORY in which a file was changed, is missing, or does not belong there.
+
+    Weights and golden answers have their SHA-256 in manifest.json; everything else is rendered again and
+    compared. The bundle digest that is printed covers it all: compare it with the one that you were given.
+    """
+    spec = check_repository(repository)
+    click.echo(f"{spec.name} {spec.version}, {spec.precision}: unchanged\ndigest {spec.digest}")

@@ -1,0 +1,54 @@
+"""`fundus-export repository`: a finished run becomes a Triton model repository."""
+
+from pathlib import Path
+from typing import cast, get_args
+
+import click
+
+from fundus_core.console import quiet_libraries, say, stderr
+from fundus_core.ensemble import Precision
+from fundus_core.errors import MissingExtraError, UsageError
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+EXAMPLE = "Example:\n\n\b\n  fundus-export repository runs/first model_repository --precision fp16"
+
+
+@click.command(epilog=EXAMPLE)
+@click.argument("run", type=FOLDER)
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--bundle-version", "version", default="1", show_default=True, help="For the manifest.")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(get_args(Precision)),
+    help="What the folds compute in; fp16 for GPUs, int8 for CPUs.",
+)
+@click.option("--images", type=FOLDER, help="Images of your own whose answers become golden too.")
+@click.option("--labels", type=FILE, help="Labels of --images, for the change of the AUC.")
+def repository(
+    run: Path, out: Path, version: str, precision: str, images: Path | None, labels: Path | None
+) -> None:
+    """Export the finished training RUN to the Triton model repository OUT.
+
+    Each fold becomes an ONNX graph with its test-time views inside. The answers of PyTorch to synthetic
+    phantoms and to --images go with it (of your images only the SHA-256), so that `fundus-client verify` can
+    replay them through any server. The graphs are compared with PyTorch on these and on held-out photographs
+    of the run, and a difference above the limits of the precision fails the export. The decision thresholds
+    are Youden's on the out-of-fold scores.
+    """
+    quiet_libraries()
+    if labels and not images:
+        raise UsageError("--labels says what is true of --images. Give both, or neither.")
+    try:
+        from fundus_export.repository import Wanted, export_repository
+    except ImportError as error:
+        raise MissingExtraError("export", f"the package '{error.name}'") from None
+    wanted = Wanted(version, cast(Precision, precision), images, labels)
+    with stderr.status("exporting"):
+        spec = export_repository(run, out, wanted, say)
+    thresholds = ", ".join(f"{k} {t:.4f}" for k, t in zip(spec.labels, spec.thresholds, strict=True))
+    say(f"{len(spec.folds)} folds x {len(spec.views)} views, threshold {thresholds}")
+    say(f"digest {spec.digest}")
+    say(f"Next: fundus-client score IMAGES --repository {out}")

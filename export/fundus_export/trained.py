@@ -1,0 +1,100 @@
+"""A finished training run as the export sees it: its folds, and the spec of their ensemble."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fundus_core.ensemble import EnsembleSpec, Fold, Precision
+from fundus_core.errors import BundleError, LabelsError
+from fundus_core.sheet import read_sheet
+from fundus_core.tables import Joined, join, read_labels, read_scores
+from fundus_eval.auc import auc_delong
+from fundus_eval.operating import youden_threshold
+from fundus_train.checkpoint import CheckpointSpec, load_checkpoint
+from fundus_train.fit import checkpoint_path
+from fundus_train.network import FundusNetwork
+from fundus_train.recipe import Recipe
+from fundus_train.results import OUT_OF_FOLD, SPLIT, read_run_json
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: its folds in order, and what run.json says."""
+
+    run: Path
+    networks: tuple[FundusNetwork, ...]
+    checkpoints: tuple[CheckpointSpec, ...]
+    summary: dict[str, Any]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that all folds share."""
+        return self.checkpoints[0].recipe
+
+
+def load_run(run: Path) -> Trained:
+    """Return the folds of a finished run.
+
+    Raises:
+        BundleError: the run is not finished, or its folds do not belong together.
+    """
+    summary = read_run_json(run)
+    n_folds = summary["recipe"]["split"]["folds"]
+    folds = [load_checkpoint(checkpoint_path(run, index)) for index in range(n_folds)]
+    networks, checkpoints = zip(*folds, strict=True)
+    first = checkpoints[0]
+    if any((each.recipe, each.normalise) != (first.recipe, first.normalise) for each in checkpoints):
+        raise BundleError(f"The folds of '{run}' come from different recipes. Train them again.")
+    return Trained(run, networks, checkpoints, summary)
+
+
+def ensemble_spec(trained: Trained, version: str, precision: Precision) -> EnsembleSpec:
+    """Return the spec of the run's ensemble, still without its files.
+
+    Thresholds are Youden's on the out-of-fold scores: fixed before anything is tested.
+    """
+    run, recipe = trained.run, trained.recipe
+    joined = join(read_scores(run / OUT_OF_FOLD), read_labels(run / SPLIT, recipe.labels))
+    labels, part = range(len(recipe.labels)), _parts(run, joined)
+    folds = tuple(
+        Fold(
+            index=each.fold,
+            architecture=recipe.network.architecture,
+            oof_auc=tuple(_fold_auc(joined, part == f"fold_{each.fold}", k) for k in labels),
+        )
+        for each in trained.checkpoints
+    )
+    return EnsembleSpec(
+        name=recipe.name,
+        version=version,
+        labels=recipe.labels,
+        preprocess=recipe.preprocess,
+        normalise=trained.checkpoints[0].normalise,
+        views=recipe.views,
+        folds=folds,
+        thresholds=tuple(youden_threshold(*_known(joined, k)) for k in labels),
+        precision=precision,
+        provenance={"threshold_rule": "Youden's J on out-of-fold scores", **trained.summary},
+    )
+
+
+def _parts(run: Path, joined: Joined) -> NDArray[np.str_]:
+    split = read_sheet(run / SPLIT, LabelsError)
+    part_of = dict(zip(split.texts("image_id"), split.texts("part"), strict=True))
+    return np.array([part_of[image_id] for image_id in joined.image_id])
+
+
+def _fold_auc(joined: Joined, chosen: NDArray[np.bool_], label: int) -> float:
+    return auc_delong(*_known(joined, label, chosen)).value
+
+
+def _known(
+    joined: Joined, label: int, chosen: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """Return truth and score of the (chosen) images whose label is known."""
+    known = joined.truth[:, label] >= 0
+    rows = known if chosen is None else known & chosen
+    return joined.truth[rows, label], joined.probability[rows, label]

@@ -1,0 +1,114 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tests.conftest import bare_spec
+from tritonclient.grpc import model_config_pb2 as triton
+
+from fundus_core.configs import render
+from fundus_core.errors import UsageError
+from fundus_core.serving import SERVING, Serving, changed, read_serving, write_serving
+
+SPEC = bare_spec(4)
+
+
+def config(path: str, **settings: Any) -> triton.ModelConfig:
+    """Return one rendered config, as Triton reads it."""
+    text = render(SPEC, changed(Serving(), settings))[path]
+    return text_format.Parse(text, triton.ModelConfig())
+
+
+def test_settings_read_back_are_the_same_and_their_absence_means_the_defaults(tmp_path: Path) -> None:
+    assert read_serving(tmp_path) == Serving()
+    serving = changed(Serving(), {"cores": 16, "preferred_batches": [2]})
+    write_serving(serving, tmp_path)
+    assert read_serving(tmp_path) == serving == Serving(cores=16, preferred_batches=(2,))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"max_bach": 4}, "unknown key 'max_bach'. Did you mean 'max_batch'"),
+        ({"max_batch": 0}, "max_batch is 0; choose at least 1"),
+        ({"fold_instances": -1}, "fold_instances is -1"),
+        ({"queue_delay_us": -1}, "queue_delay_us is -1; choose 0 or more"),
+        ({"preferred_batches": [16]}, r"preferred_batches are \[16\]; choose sizes of 1 to 8"),
+        ({"cores": "all"}, "expected int, got 'all'"),
+    ],
+)
+def test_an_impossible_setting_is_a_sentence(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        changed(Serving(), values)
+
+
+def test_a_file_that_is_no_json_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / SERVING).write_text("max_batch: 4")
+    with pytest.raises(UsageError, match=r"serving\.json of .* cannot be read .* Correct or remove it\."):
+        read_serving(tmp_path)
+
+
+def test_every_setting_reaches_a_config() -> None:
+    plain = render(SPEC, Serving())
+    others: dict[str, Any] = dict.fromkeys(asdict(Serving()), 1)
+    others |= {"max_batch": 9, "preferred_batches": [3], "fold_instances": 2, "preprocess_instances": 2}
+    others["cores"] = 8
+    for name, value in others.items():
+        assert render(SPEC, changed(Serving(), {name: value})) != plain, name
+
+
+def test_a_full_queue_and_a_late_request_are_refused_at_the_door_alone() -> None:
+    door = config("fundus_preprocess/config.pbtxt", max_queued=7, queue_timeout_s=3)
+    policy = door.dynamic_batching.default_queue_policy
+    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (7, 3_000_000)
+    assert policy.timeout_action == triton.ModelQueuePolicy.REJECT
+    for path in (
+        path for path in render(SPEC, Serving()) if path.endswith(".pbtxt") and "preprocess" not in path
+    ):
+        assert not config(path).dynamic_batching.HasField("default_queue_policy"), path
+
+
+def test_folds_on_a_cpu_share_its_cores() -> None:
+    name = "intra_op_thread_count"
+    assert name not in config("fundus_fold_0/config.pbtxt").parameters
+    for settings, share in (
+        ({"cores": 16}, "4"),
+        ({"cores": 2}, "1"),
+        ({"cores": 16, "fold_instances": 2}, "2"),
+    ):
+        assert config("fundus_fold_0/config.pbtxt", **settings).parameters[name].string_value == share
+
+
+def test_only_servers_that_know_it_are_told_how_many_images_may_wait_between_models() -> None:
+    served = config("fundus_ensemble/config.pbtxt", max_inflight=9)
+    assert served.ensemble_scheduling.max_inflight_requests == 9
+    embedded = render(SPEC, Serving())["fundus_ensemble/configs/embedded.pbtxt"]
+    assert "max_inflight_requests" not in embedded
+
+
+@pytest.mark.parametrize("runtime", ["config", "configs/tensorrt", "configs/onnxruntime_tensorrt"])
+def test_folds_are_warm_before_the_first_request(runtime: str) -> None:
+    fold = config(f"fundus_fold_0/{runtime}.pbtxt")
+    assert [each.batch_size for each in fold.model_warmup] == [1, 8]
+    for sample in fold.model_warmup:
+        assert list(sample.inputs["pixels"].dims) == list(fold.input[0].dims)
+        assert sample.inputs["pixels"].data_type == fold.input[0].data_type
+
+
+def test_each_runtime_has_its_own_way_to_run_a_fold() -> None:
+    assert config("fundus_fold_0/config.pbtxt").backend == "onnxruntime"
+    assert config("fundus_fold_0/configs/embedded.pbtxt").backend == "python"
+    plan = config("fundus_fold_0/configs/tensorrt.pbtxt")
+    assert (plan.platform, plan.default_model_filename) == ("tensorrt_plan", "model.plan")
+    cached = config("fundus_fold_0/configs/onnxruntime_tensorrt.pbtxt")
+    (engines,) = cached.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (engines.name, engines.parameters["trt_engine_cache_enable"]) == ("tensorrt", "true")
+
+
+def test_a_client_in_another_language_reads_labels_and_thresholds_without_the_manifest() -> None:
+    parameters = config("fundus_ensemble/config.pbtxt").parameters
+    found = {name: parameters[name].string_value for name in ("labels", "thresholds", "precision")}
+    assert found == {"labels": "glaucoma", "thresholds": "0.5", "precision": "fp32"}
+    assert json.loads(parameters["manifest"].string_value)["labels"] == ["glaucoma"]

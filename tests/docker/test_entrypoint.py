@@ -1,0 +1,207 @@
+"""docker/server/entrypoint.sh, run for real with the wheel's tritonserver in place of the image's.
+
+No Docker engine runs here, so /bundle, /models and /tls are folders of the test, and the models are served by
+the Python backend (`--model-config-name embedded`), which is all that the wheel's server has.
+"""
+
+import importlib.util
+import json
+import re
+import shutil
+import signal
+import subprocess
+from itertools import product
+from pathlib import Path
+
+import grpc
+import pytest
+import trustme
+import yaml
+from tests.conftest import COMMANDS, command
+from tests.docker.conftest import ADMIN_KEY, ENTRYPOINT, ROOT, Container, write_command
+from tests.integration.conftest import read_rows
+from tritonclient.grpc import service_pb2 as messages
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+ADMIN = {
+    "SystemSharedMemoryStatus": messages.SystemSharedMemoryStatusRequest(),
+    "RepositoryIndex": messages.RepositoryIndexRequest(),
+    "ModelStatistics": messages.ModelStatisticsRequest(),
+    "TraceSetting": messages.TraceSettingRequest(),
+    "LogSettings": messages.LogSettingsRequest(),
+}
+ADMIN_PATHS = ["v2", "v2/models/fundus_ensemble", "v2/models/fundus_ensemble/config", "v2/models/stats"]
+
+
+def call(stub: GRPCInferenceServiceStub, name: str, key: str | None = None) -> grpc.StatusCode:
+    """Return how the server answers to an admin call."""
+    metadata = [("triton-grpc-protocol-fundus-admin-key", key)] if key else []
+    try:
+        getattr(stub, name)(ADMIN[name], timeout=10, metadata=metadata)
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+def is_ready(address: str, credentials: grpc.ChannelCredentials | None = None) -> bool:
+    made = grpc.secure_channel(address, credentials) if credentials else grpc.insecure_channel(address)
+    with made as channel:
+        try:
+            stub = GRPCInferenceServiceStub(channel)
+            return bool(stub.ServerReady(messages.ServerReadyRequest(), timeout=10).ready)
+        except grpc.RpcError:
+            return False
+
+
+def test_it_scores_and_ends_cleanly(container: Container, tmp_path: Path) -> None:
+    command("client", "sample", tmp_path / "images", "--count", 2)
+    with container.running() as process:
+        output = tmp_path / "scores.csv"
+        done = command(
+            "client", "score", tmp_path / "images", "--output", output, "--url", container.grpc_address
+        )
+        assert done.returncode == 0, done.stderr
+        assert [row["status"] for row in read_rows(output)] == ["scored"] * 2
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0
+    log = container.log.read_text()
+    assert "gRPC is not encrypted" in log
+    assert "All models are stopped" in log
+
+
+@pytest.mark.parametrize("name", ADMIN)
+def test_grpc_admin_calls_need_the_key(served: Container, name: str) -> None:
+    with grpc.insecure_channel(served.grpc_address) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        assert call(stub, name) == grpc.StatusCode.UNAVAILABLE
+        assert call(stub, name, "another") == grpc.StatusCode.UNAVAILABLE
+        assert call(stub, name, ADMIN_KEY) == grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("path", ADMIN_PATHS)
+def test_http_is_for_health_checks(served: Container, path: str) -> None:
+    assert served.http("v2/health/live")[0] == 200
+    assert served.http(path)[0] == 403
+    assert served.http(path, **{"fundus-admin-key": ADMIN_KEY})[0] == 200
+
+
+def test_without_a_key_the_admin_calls_stay_closed(container: Container) -> None:
+    with container.running(FUNDUS_ADMIN_KEY=""), grpc.insecure_channel(container.grpc_address) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        assert call(stub, "RepositoryIndex") == grpc.StatusCode.UNAVAILABLE
+        assert container.http("v2", **{"fundus-admin-key": ""})[0] == 403
+
+
+def test_the_metrics_that_scale_it_exist(served: Container) -> None:
+    rules = yaml.safe_load((ROOT / "docker/kubernetes/prometheus-adapter.yaml").read_text())["rules"][
+        "custom"
+    ]
+    queried = re.findall(r"nv_\w+", rules[0]["seriesQuery"] + rules[0]["metricsQuery"])
+    assert len(queried) == 3
+    metrics = served.http("metrics", "metrics")[1]
+    for name, model in product(queried, ("fundus_ensemble", "fundus_preprocess")):
+        assert f'{name}{{model="{model}"' in metrics
+
+
+def test_the_health_check_of_the_image(served: Container, container: Container) -> None:
+    dockerfile = (ROOT / "docker/server/Dockerfile").read_text()
+    found = re.search(r"^HEALTHCHECK .*?CMD (\[.*?\])$", dockerfile, re.MULTILINE | re.DOTALL)
+    assert found
+    for port, healthy in ((served.ports["http"], True), (container.ports["http"], False)):
+        check = [part.replace("8000", str(port)) for part in json.loads(found[1])]
+        assert (subprocess.run(check).returncode == 0) == healthy
+
+
+def test_a_changed_bundle_is_not_served(container: Container, tmp_path: Path, tiny_repository: Path) -> None:
+    (tmp_path / "bundle").unlink()
+    shutil.copytree(tiny_repository, tmp_path / "bundle")
+    weights = tmp_path / "bundle/fundus_fold_1/1/model.onnx"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    done = container.ended()
+    assert done.returncode == 1
+    assert "fundus_fold_1/1/model.onnx was changed" in done.stderr
+    assert "Started GRPC" not in done.stdout + done.stderr
+
+
+def test_a_restart_keeps_plans_and_nothing_else(container: Container) -> None:
+    fold = container.models / "fundus_fold_0" / "1"
+    kept = [fold / "model.plan", fold / "model.plan.json", container.models / "timing-x.cache"]
+    stale = [fold / "__pycache__" / "model.cpython-312.pyc", fold / "extra.py"]
+    for path in (*kept, *stale):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("from an earlier start")
+    write_command(container.folder, "tritonserver", "#!/bin/sh\n")
+    done = container.ended()
+    assert done.returncode == 0, done.stderr
+    assert all(path.read_text() == "from an earlier start" for path in kept)
+    assert not any(path.exists() for path in stale)
+
+
+@pytest.mark.parametrize("name", ["__pycache__/model.cpython-312.pyc", "model.plan"])
+def test_what_another_machine_made_is_left_out(
+    container: Container, tmp_path: Path, tiny_repository: Path, name: str
+) -> None:
+    (tmp_path / "bundle").unlink()
+    shutil.copytree(tiny_repository, tmp_path / "bundle", ignore=shutil.ignore_patterns("__pycache__"))
+    path = tmp_path / "bundle" / "fundus_fold_0" / "1" / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    write_command(container.folder, "tritonserver", "#!/bin/sh\n")
+    done = container.ended()
+    assert done.returncode == 0, done.stderr
+    assert (container.models / "fundus_fold_0/1/model.onnx").exists()
+    assert not list(container.models.rglob(path.name))
+
+
+def test_tls_by_files(container: Container, tmp_path: Path) -> None:
+    authority, stranger = trustme.CA(), trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(tmp_path / "tls" / "tls.key")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls" / "tls.crt")
+    trusted = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    with container.running():
+        assert is_ready(container.grpc_address, trusted)
+        assert not is_ready(container.grpc_address, grpc.ssl_channel_credentials(stranger.cert_pem.bytes()))
+        assert not is_ready(container.grpc_address)
+
+
+def test_mutual_tls_by_files(container: Container, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate, client = authority.issue_cert("localhost"), authority.issue_cert("client")
+    certificate.private_key_pem.write_to_path(tmp_path / "tls" / "tls.key")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls" / "tls.crt")
+    authority.cert_pem.write_to_path(tmp_path / "tls" / "client-ca.crt")
+    root, chain = authority.cert_pem.bytes(), client.cert_chain_pems[0].bytes()
+    with container.running():
+        known = grpc.ssl_channel_credentials(root, client.private_key_pem.bytes(), chain)
+        assert is_ready(container.grpc_address, known)
+        assert not is_ready(container.grpc_address, grpc.ssl_channel_credentials(root))
+
+
+@pytest.mark.parametrize("name", ["tls.crt", "tls.key", "client-ca.crt", "server.pem"])
+def test_half_of_tls_is_no_tls(container: Container, tmp_path: Path, name: str) -> None:
+    (tmp_path / "tls" / name).touch()
+    done = container.ended()
+    assert done.returncode == 2
+    assert f"{tmp_path}/tls needs tls.crt and tls.key" in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+def test_without_tensorrt_it_says_so(container: Container) -> None:
+    done = container.ended(FUNDUS_TENSORRT="1")
+    assert done.returncode == 2
+    assert "the package 'tensorrt'" in done.stderr
+
+
+def test_plans_are_built_after_the_check_and_served(container: Container) -> None:
+    for name in ("fundus-export", "tritonserver"):
+        write_command(container.folder, name, f'#!/bin/sh\necho {name} "$@"\n')
+    lines = container.ended(FUNDUS_TENSORRT="1").stdout.splitlines()
+    assert lines[:2] == [f"fundus-export {name} {container.models}" for name in ("check", "tensorrt")]
+    assert lines[-1].startswith("tritonserver ")
+    assert " --model-config-name=tensorrt " in lines[-1]
+
+
+def test_shellcheck_finds_nothing() -> None:
+    done = subprocess.run([COMMANDS / "shellcheck", ENTRYPOINT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,115 @@
+"""The compose files and the Kubernetes manifests: no engine or cluster runs here, but their schemas do."""
+
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from tests.conftest import COMMANDS
+from tests.docker.conftest import ENTRYPOINT, ROOT
+
+DOCKER = ROOT / "docker"
+MANIFESTS = DOCKER / "kubernetes"
+NO_RESOURCES = {"kustomization.yaml", "prometheus-adapter.yaml"}  # of kustomize and of a Helm chart
+KUBERNETES = "1.37"
+COMPOSE = sorted(DOCKER.glob("compose*.yaml"))
+
+
+def resources() -> Iterator[Any]:
+    for path in sorted(MANIFESTS.glob("*.yaml")):
+        if path.name not in NO_RESOURCES:
+            yield from yaml.safe_load_all(path.read_text())
+
+
+def resource(kind: str) -> Any:
+    return next(found for found in resources() if found["kind"] == kind)
+
+
+def compose() -> Any:
+    return yaml.safe_load((DOCKER / "compose.yaml").read_text())
+
+
+def exit_timeout_s() -> int:
+    found = re.search(r"--exit-timeout-secs=(\d+)", ENTRYPOINT.read_text())
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_compose_files_fit_their_schema(path: object) -> None:
+    line = [COMMANDS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", path]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("found", list(resources()), ids=lambda found: found["kind"])
+def test_manifests_fit_their_schema(found: Any) -> None:
+    kubernetes_validate.validate(found, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("name", ["server", "client", "prometheus"])
+def test_every_service_is_locked_down(name: str) -> None:
+    service = compose()["services"][name]
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_every_pod_is_locked_down(kind: str) -> None:
+    pod = resource(kind)["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert not pod["automountServiceAccountToken"]
+    for container in pod["containers"]:
+        locked = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}
+        assert container["securityContext"] == {**locked, "capabilities": {"drop": ["ALL"]}}
+
+
+def test_ports_are_published_on_loopback_unless_told_otherwise() -> None:
+    published = [port for service in compose()["services"].values() for port in service.get("ports", [])]
+    assert published == ["${FUNDUS_ADDRESS:-127.0.0.1}:8001:8001", "127.0.0.1:9090:9090"]
+
+
+def test_a_server_may_finish_its_answers() -> None:
+    assert int(compose()["services"]["server"]["stop_grace_period"].removesuffix("s")) > exit_timeout_s()
+    pod = resource("Deployment")["spec"]["template"]["spec"]
+    waited = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert waited[0] == "sleep"
+    assert pod["terminationGracePeriodSeconds"] > int(waited[1]) + exit_timeout_s()
+
+
+def test_every_setting_is_documented() -> None:
+    text = "".join(path.read_text() for path in COMPOSE)
+    settings = set(re.findall(r"\$\{(FUNDUS_\w+)", text))
+    header = text.partition("\nname:")[0]
+    guide = (ROOT / "docs" / "serving.md").read_text()
+    assert settings == set(re.findall(r"^#   (FUNDUS_\w+)", header, re.MULTILINE))
+    assert settings == set(re.findall(r"^\| `(FUNDUS_\w+)`", guide, re.MULTILINE))
+
+
+def test_kustomization_names_every_manifest_but_the_batch() -> None:
+    kustomization = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())
+    files = {path.name for path in MANIFESTS.glob("*.yaml")} - NO_RESOURCES
+    assert set(kustomization["resources"]) == files - {"job.yaml"}
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert [image["newTag"] for image in kustomization["images"]] == [version]
+    assert resource("Job")["spec"]["template"]["spec"]["containers"][0]["image"].endswith(f":{version}")
+
+
+def test_the_parts_of_the_cluster_find_each_other() -> None:
+    deployment, job = resource("Deployment"), resource("Job")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    for kind in ("Service", "PodDisruptionBudget", "NetworkPolicy"):
+        spec = resource(kind)["spec"]
+        selector = spec.get("selector") or spec["podSelector"]
+        assert selector.get("matchLabels", selector) == labels
+    address = job["spec"]["template"]["spec"]["containers"][0]["args"][-1]
+    assert address == f"{resource('Service')['metadata']['name']}:8001"
+    scaled = resource("HorizontalPodAutoscaler")["spec"]
+    assert scaled["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    rules = yaml.safe_load((MANIFESTS / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    assert scaled["metrics"][0]["pods"]["metric"]["name"] == rules[0]["name"]["as"]

@@ -1,0 +1,105 @@
+import hashlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.conftest import bare_spec
+
+from fundus_core.ensemble import EnsembleSpec
+from fundus_core.errors import BundleError, UsageError
+from fundus_core.tables import LabelTable, read_labels
+from fundus_eval.golden import GOLDEN, N_PHANTOMS, draw_phantoms, phantom_labels, read_golden, write_answers
+from fundus_eval.parity import Answers
+
+SPEC = bare_spec(2)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("golden")
+    draw_phantoms(folder)
+    return folder
+
+
+@pytest.fixture
+def repository(drawn: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(drawn, tmp_path / "repository"))
+
+
+def answers(n: int, spec: EnsembleSpec = SPEC) -> Answers:
+    folds = np.random.default_rng(0).random((n, len(spec.folds), len(spec.labels)), np.float32)
+    return Answers(folds.mean(axis=1), folds)
+
+
+def phantoms(repository: Path) -> list[Path]:
+    return [repository / GOLDEN / image_id for image_id in phantom_labels(repository, SPEC).image_id]
+
+
+def test_answers_read_back_are_those_that_were_written(repository: Path) -> None:
+    written = answers(N_PHANTOMS)
+    write_answers(repository, SPEC, phantoms(repository), written)
+    golden = read_golden(repository, SPEC, None, None)
+    assert np.array_equal(golden.answers.folds.astype(np.float32), written.folds)
+    assert golden.paths == tuple(phantoms(repository))
+    assert all(path.is_file() for path in golden.paths)
+    assert golden.n_own == 0
+    assert sorted(set(golden.truth[:, 0])) == [0, 1]
+
+
+def test_phantoms_say_nothing_of_another_disease(repository: Path) -> None:
+    spec = replace(SPEC, labels=("amd", "glaucoma"), thresholds=(0.5, 0.5))
+    write_answers(repository, spec, phantoms(repository), answers(N_PHANTOMS, spec))
+    truth = read_golden(repository, spec, None, None).truth
+    assert set(truth[:, 0]) == {-1}
+    assert set(truth[:, 1]) == {0, 1}
+
+
+@pytest.fixture
+def own(tmp_path: Path, phantom_folder: Path) -> Path:
+    """Three images of a clinic, one of them a copy; their names tell who was photographed."""
+    folder = tmp_path / "clinic"
+    folder.mkdir()
+    files = sorted(path for path in phantom_folder.iterdir() if path.suffix != ".csv")[:2]
+    for name, file in zip(("Erika Mustermann.jpg", "b.jpg", "copy.jpg"), (*files, files[1]), strict=True):
+        shutil.copy(file, folder / name)
+    return folder
+
+
+def test_images_of_ones_own_are_known_by_their_content_and_never_named(repository: Path, own: Path) -> None:
+    files = sorted(own.iterdir())
+    written = answers(N_PHANTOMS + len(files))
+    write_answers(repository, SPEC, [*phantoms(repository), *files], written)
+    text = (repository / GOLDEN / "answers.csv").read_text()
+    assert "Mustermann" not in text
+    assert hashlib.sha256(files[0].read_bytes()).hexdigest() in text
+    (own / "Erika Mustermann.jpg").rename(own / "renamed.jpg")
+    (own / "another.jpg").write_bytes(b"was not there at export")
+    labels = LabelTable(("renamed.jpg",), ("glaucoma",), np.array([[1]], np.int8))
+    golden = read_golden(repository, SPEC, own, labels)
+    assert [path.name for path in golden.paths[-3:]] == ["b.jpg", "copy.jpg", "renamed.jpg"]
+    assert golden.truth[-3:, 0].tolist() == [-1, -1, 1]
+    assert golden.n_own == 3
+    of_name = dict(zip([path.name for path in files], written.folds[N_PHANTOMS:].tolist(), strict=True))
+    expected = [of_name["b.jpg"], of_name["b.jpg"], of_name["Erika Mustermann.jpg"]]
+    assert golden.answers.folds[-3:] == pytest.approx(np.array(expected))
+
+
+def test_images_without_an_answer_are_a_sentence(repository: Path, own: Path) -> None:
+    write_answers(repository, SPEC, phantoms(repository), answers(N_PHANTOMS))
+    with pytest.raises(UsageError, match=r"No image below .* has a golden answer"):
+        read_golden(repository, SPEC, own, None)
+
+
+def test_a_repository_without_answers_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        BundleError, match=r"has no fundus_ensemble/golden/answers.csv to compare with\. Export"
+    ):
+        read_golden(tmp_path, SPEC, None, None)
+
+
+def test_golden_phantoms_are_drawn_alike_everywhere(drawn: Path) -> None:
+    labels = read_labels(drawn / GOLDEN / "labels.csv")
+    assert len(labels.image_id) == N_PHANTOMS
+    assert 4 <= labels.values.sum() <= N_PHANTOMS - 4

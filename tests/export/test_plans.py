@@ -1,0 +1,348 @@
+"""The real builder of TensorRT-RTX, on the CPU. That a plan answers rightly takes a GPU to see: untested."""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from tests.conftest import bare_spec
+
+from fundus_core.console import FundusGroup
+from fundus_core.ensemble import write_manifest
+from fundus_core.errors import BundleError, UsageError
+from fundus_core.preprocess import PreprocessSpec
+from fundus_core.serving import Serving, write_serving
+from fundus_core.views import views_named
+from fundus_export import plans
+from fundus_export.commands.tensorrt import tensorrt
+from fundus_export.engine import EngineError, Profile
+from fundus_export.onnx import save
+from fundus_export.plans import build_plans, check_graphs, fold_profile, read_record, stale_reason
+from fundus_export.precision import fold_graph
+from fundus_export.toolchain import Gpu, Toolchain, find_gpu, this_toolchain
+from fundus_train.network import build_network
+from fundus_train.recipe import Network, Recipe
+
+trt = pytest.importorskip("tensorrt_rtx", reason="needs the tensorrt-rtx extra")
+
+SIZE_PX = 64
+SPEC = replace(bare_spec(2), preprocess=PreprocessSpec(size_px=SIZE_PX))
+PROFILE = fold_profile(SPEC, 4, 8)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What plans need of a repository: a manifest, and two folds with the graph of a tiny network."""
+    folder = tmp_path_factory.mktemp("plans") / "exported"
+    recipe = Recipe(
+        "x", Network("test_efficientnet", pretrained=False), preprocess=PreprocessSpec(size_px=SIZE_PX)
+    )
+    pixels = np.zeros((2, SIZE_PX, SIZE_PX, 3), np.uint8)
+    graph = fold_graph(build_network(recipe).eval(), views_named(("identity", "hflip")), "fp32", pixels)
+    for index in range(2):
+        save(graph, onnx_of(folder, index))
+    save(graph, folder / "fundus_average" / "1" / "model.onnx")
+    write_manifest(SPEC, folder)
+    return folder
+
+
+@pytest.fixture
+def repository(exported: Path, tmp_path: Path) -> Path:
+    """A fresh copy of `exported`."""
+    return Path(shutil.copytree(exported, tmp_path / "repository"))
+
+
+@pytest.fixture(scope="module")
+def planned(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose two folds have their plans."""
+    folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("planned") / "repository"))
+    built(folder)
+    return folder
+
+
+@pytest.fixture
+def ready(planned: Path, tmp_path: Path) -> Path:
+    """A fresh copy of `planned`."""
+    return Path(shutil.copytree(planned, tmp_path / "ready"))
+
+
+def onnx_of(repository: Path, index: int) -> Path:
+    return repository / f"fundus_fold_{index}" / "1" / "model.onnx"
+
+
+def nothing(fold: int, share: float) -> None:
+    """Report to nobody."""
+
+
+def built(
+    repository: Path, profile: Profile = PROFILE, report: Callable[[int, float], None] = nothing
+) -> list[str]:
+    """Build plans; return what is said."""
+    said: list[str] = []
+    build_plans(repository, SPEC, profile, "tensorrt_rtx", said.append, report)
+    return said
+
+
+def files(repository: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(repository).as_posix(): path.read_bytes()
+        for path in repository.rglob("*")
+        if path.is_file()
+    }
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_each_fold_and_only_a_fold_gets_a_plan_and_its_record(repository: Path) -> None:
+    before, shares = files(repository), []
+    said = built(repository, report=lambda fold, share: shares.append((fold, share)))
+    assert said == [f"fold {index}: building, because there is no plan yet" for index in range(2)]
+    assert files(repository).keys() - before.keys() == {
+        f"fundus_fold_{index}/1/{name}" for index in range(2) for name in ("model.plan", "model.plan.json")
+    }
+    assert shares == sorted(shares)
+    assert [share for share in shares if share[1] == 1] == [(0, 1), (1, 1)]
+
+
+def test_a_record_says_how_its_plan_was_made(planned: Path) -> None:
+    onnx = onnx_of(planned, 1)
+    plan = onnx.with_name("model.plan")
+    record = json.loads(plan.with_name("model.plan.json").read_text())
+    assert record.pop("seconds") > 0
+    shapes = {f"{name}_shape": [batch, 64, 64, 3] for name, batch in (("min", 1), ("opt", 4), ("max", 8))}
+    assert record == {
+        "toolchain": asdict(this_toolchain("tensorrt_rtx")),
+        "profile": {"tensor": "pixels", **shapes},
+        "onnx_sha256": sha256(onnx),
+        "plan_sha256": sha256(plan),
+    }
+    assert read_record(plan).profile == PROFILE
+
+
+def test_a_second_call_builds_nothing(ready: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in ready.rglob("*")}
+    assert built(ready) == ["fold 0: its plan is up to date", "fold 1: its plan is up to date"]
+    assert {path: path.stat().st_mtime_ns for path in ready.rglob("*")} == before
+
+
+def change_record(repository: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = onnx_of(repository, 1).with_name("model.plan.json")
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+def made_by(repository: Path, **toolchain: object) -> None:
+    change_record(repository, lambda record: record["toolchain"].update(toolchain))
+
+
+def change_graph(repository: Path) -> None:
+    model = onnx.load(onnx_of(repository, 1))
+    model.graph.doc_string = "another"
+    onnx.save(model, onnx_of(repository, 1))
+
+
+def beside_onnx(repository: Path, name: str) -> Path:
+    return onnx_of(repository, 1).with_name(name)
+
+
+HERE, GPU = f"TensorRT-RTX {trt.__version__}", find_gpu() or "no GPU"
+STALE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no plan": (lambda r: beside_onnx(r, "model.plan").unlink(), "there is no plan yet"),
+    "no record": (lambda r: beside_onnx(r, "model.plan.json").unlink(), "has no readable record"),
+    "not JSON": (lambda r: beside_onnx(r, "model.plan.json").write_text("{"), "has no readable record"),
+    "other keys": (
+        lambda r: change_record(r, lambda record: record.pop("profile")),
+        "has no readable record (model.plan.json)",
+    ),
+    "version": (
+        lambda r: made_by(r, version="1.6.0"),
+        f"its plan was made by TensorRT-RTX 1.6.0 and this is {HERE}",
+    ),
+    "backend": (
+        lambda r: made_by(r, backend="tensorrt", version="10.16"),
+        f"its plan was made by TensorRT 10.16 and this is {HERE}",
+    ),
+    "gpu": (
+        lambda r: made_by(r, gpu={"name": "NVIDIA L4", "compute_capability": "8.9"}),
+        f"its plan was made on NVIDIA L4 (8.9) and this machine has {GPU}",
+    ),
+    "graph": (change_graph, "its plan was made from another model.onnx"),
+    "profile": (
+        lambda r: change_record(r, lambda record: record["profile"].update(opt_shape=[2, 64, 64, 3])),
+        f"opt (2, 64, 64, 3) max (8, 64, 64, 3) and {PROFILE} is asked for",
+    ),
+    "plan": (
+        lambda r: beside_onnx(r, "model.plan").write_bytes(b"cut off"),
+        "its plan is not the one that model.plan.json describes",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", STALE)
+def test_a_plan_that_does_not_fit_is_stale_and_is_built_again_alone(what: str, ready: Path) -> None:
+    spoil, reason = STALE[what]
+    spoil(ready)
+    found = stale_reason(onnx_of(ready, 1), this_toolchain("tensorrt_rtx"), PROFILE)
+    assert found is not None
+    assert reason in found
+    verb = "building" if what == "no plan" else "rebuilding"
+    assert built(ready) == ["fold 0: its plan is up to date", f"fold 1: {verb}, because {found}"]
+    assert stale_reason(onnx_of(ready, 1), this_toolchain("tensorrt_rtx"), PROFILE) is None
+
+
+def test_another_gpu_than_that_of_the_record_makes_a_plan_stale(ready: Path) -> None:
+    version, asked = trt.__version__, []
+    for gpu in (Gpu("NVIDIA L4", "8.9"), Gpu("NVIDIA A10", "8.6")):
+        asked.append(stale_reason(onnx_of(ready, 1), Toolchain("tensorrt_rtx", version, gpu), PROFILE))
+        made_by(ready, gpu={"name": "NVIDIA L4", "compute_capability": "8.9"})
+    assert asked == [
+        f"its plan was made on {GPU} and this machine has NVIDIA L4 (8.9)",
+        "its plan was made on NVIDIA L4 (8.9) and this machine has NVIDIA A10 (8.6)",
+    ]
+
+
+def test_an_interrupted_build_leaves_whole_plans_only_and_goes_on_where_it_stopped(repository: Path) -> None:
+    def interrupt(fold: int, share: float) -> None:
+        if fold == 1 and share > 0.5:
+            raise KeyboardInterrupt
+
+    before = files(repository)
+    with pytest.raises(KeyboardInterrupt):
+        built(repository, report=interrupt)
+    made = files(repository).keys() - before.keys()
+    assert made == {"fundus_fold_0/1/model.plan", "fundus_fold_0/1/model.plan.json"}
+    assert built(repository) == [
+        "fold 0: its plan is up to date",
+        "fold 1: building, because there is no plan yet",
+    ]
+
+
+def test_a_plan_without_its_new_record_is_stale(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process ends between the two files."""
+
+    def killed(path: Path, content: bytes) -> None:
+        raise KeyboardInterrupt
+
+    change_graph(ready)
+    monkeypatch.setattr(plans, "write_whole", killed)
+    with pytest.raises(KeyboardInterrupt):
+        built(ready)
+    monkeypatch.undo()
+    assert stale_reason(onnx_of(ready, 1), this_toolchain("tensorrt_rtx"), PROFILE) is not None
+
+
+def test_a_graph_that_cannot_be_built_leaves_the_plans_of_the_others(repository: Path) -> None:
+    onnx_of(repository, 1).write_bytes(b"no graph")
+    with pytest.raises(EngineError, match=r"fundus_fold_1/1/model.onnx': model deserialize failed"):
+        built(repository)
+    assert sorted(path.parts[-3] for path in repository.rglob("model.plan")) == ["fundus_fold_0"]
+
+
+def test_a_fold_without_its_graph_is_refused(ready: Path) -> None:
+    onnx_of(ready, 1).unlink()
+    with pytest.raises(BundleError, match=r"fundus_fold_1/1/model.onnx' cannot be read \(No such file"):
+        built(ready)
+
+
+def test_a_repository_that_cannot_be_written_is_refused_before_anything_is_built(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    reported: list[float] = []
+    with pytest.raises(UsageError, match=r"fundus_fold_0/1' cannot be written"):
+        built(repository, report=lambda fold, share: reported.append(share))
+    assert reported == []
+
+
+def test_an_ensemble_of_integers_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"int8 is for CPUs.*--precision fp16"):
+        fold_profile(replace(SPEC, precision="int8"), 8, 8)
+
+
+def test_a_profile_has_the_size_of_the_ensemble_and_a_free_batch() -> None:
+    found = fold_profile(replace(SPEC, preprocess=PreprocessSpec(size_px=512)), 4, 16)
+    assert found == Profile("pixels", (1, 512, 512, 3), (4, 512, 512, 3), (16, 512, 512, 3))
+    with pytest.raises(UsageError, match=r"opt \(32, 64, 64, 3\) max \(16, 64, 64, 3\)"):
+        fold_profile(SPEC, 32, 16)
+
+
+def test_a_check_builds_every_fold_and_leaves_nothing(repository: Path) -> None:
+    before, said = files(repository), []
+    check_graphs(repository, SPEC, PROFILE, "tensorrt_rtx", said.append, nothing)
+    assert said == [f"fold {index}: parses, is strongly typed, fits its profile" for index in range(2)]
+    assert files(repository) == before
+
+
+def run(*arguments: object) -> Result:
+    group = FundusGroup(commands=[tensorrt])
+    return CliRunner().invoke(group, ["tensorrt", *map(str, arguments)])
+
+
+def test_the_command_checks_without_a_gpu(repository: Path) -> None:
+    before = files(repository)
+    done = run(repository, "--backend", "tensorrt_rtx")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr.splitlines() == [
+        f"fold {index}: parses, is strongly typed, fits its profile" for index in range(2)
+    ]
+    assert files(repository) == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_command_builds_what_the_server_serves(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT-RTX stands in for TensorRT: the same calls, the timing cache included."""
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    write_serving(Serving(max_batch=4, preferred_batches=(4,)), repository)
+    first, second = run(repository, "--opt-batch", "2"), run(repository, "--opt-batch", "2")
+    assert [first.exit_code, second.exit_code] == [0, 0]
+    assert "fold 1: building, because there is no plan yet" in first.stderr
+    assert second.stderr.count("its plan is up to date") == 2
+    assert "--model-config-name tensorrt" in second.stderr
+    record = read_record(onnx_of(repository, 0).with_name("model.plan"))
+    assert [shape[0] for shape in record.profile.shapes] == [1, 2, 4]
+    assert record.toolchain.backend == "tensorrt"
+    (cache,) = repository.glob("timing*")
+    assert cache.name.startswith(f"timing-{trt.__version__}")
+    assert cache.suffix == ".cache"
+    assert not list(repository.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "reason"),
+    [
+        ((), 2, "pip install 'fundus-triton[tensorrt]'"),
+        (("--opt-batch", 9, "--backend", "tensorrt_rtx"), 2, "opt (9, 64, 64, 3) max (8, 64, 64, 3)"),
+        (("--opt-batch", 0), 2, "0 is not in the range"),
+        (("--backend", "openvino"), 2, "'openvino' is not one of 'tensorrt', 'tensorrt_rtx'"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    arguments: tuple[object, ...],
+    exit_code: int,
+    reason: str,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    done = run(repository, *arguments)
+    assert done.exit_code == exit_code
+    assert reason in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_command_refuses_a_folder_that_is_no_repository(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    assert done.exit_code == 1
+    assert "has no readable manifest.json" in done.stderr

@@ -1,0 +1,172 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import numpy_helper
+
+from fundus_core.ensemble import MODEL_ONNX, PIXELS, fold_model, read_manifest, write_manifest
+from fundus_core.repository import check_repository, digests, write_rendered
+from fundus_core.serving import Serving
+from fundus_eval.parity import LIMITS
+from fundus_export import repository as module
+from fundus_export.cli import main
+from fundus_export.pictures import calibration_pixels, held_out
+from fundus_export.repository import Wanted, export_repository
+from fundus_export.trained import load_run
+from fundus_export.verify import ParityError
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def scaled(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
+    """Multiply the classifier's weights."""
+    name = next(node for node in model.graph.node if node.op_type == "Gemm").input[1].removesuffix("_float16")
+    tensor = next(each for each in model.graph.initializer if each.name.startswith(name))
+    values = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array((values * factor).astype(values.dtype), tensor.name))
+    return model
+
+
+def changed(repository: Path, factor: float) -> None:
+    """Change a fold's weights, and cover the traces."""
+    path = repository / fold_model(1) / MODEL_ONNX
+    onnx.save(scaled(onnx.load(path), factor), path)
+    spec = read_manifest(repository)
+    spec = replace(spec, files=digests(repository, (repository / name for name in spec.files)))
+    write_manifest(spec, repository)
+    write_rendered(repository, spec, Serving())
+
+
+@pytest.fixture
+def copy(tiny_repository: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_repository, tmp_path / "copy"))
+
+
+def test_an_exported_repository_is_verified_with_its_figures(tiny_run: Path, tiny_repository: Path) -> None:
+    done = run("verify", tiny_run, tiny_repository)
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["images"] * 7
+    assert "BROKEN" not in done.stdout
+    assert "limit 0.0001  ok" in done.stdout
+    assert "flipped     0 of " in done.stdout
+    assert "AUC change  +0.0000 [+0.0000, +0.0000]" in done.stdout
+
+
+@pytest.mark.parametrize("factor", [1.5, 0.0, np.nan])
+def test_a_graph_with_another_weight_breaks_the_limits(
+    factor: float, tiny_run: Path, copy: Path, phantom_folder: Path
+) -> None:
+    changed(copy, 1.0)
+    assert run("verify", tiny_run, copy).exit_code == 0
+    changed(copy, factor)
+    done = run("verify", tiny_run, copy)
+    assert done.exit_code == 1, done.output
+    assert next(line for line in done.stdout.splitlines() if "max |dp|" in line).endswith("BROKEN")
+
+
+def test_own_images_and_their_labels_are_compared_too(
+    tiny_run: Path, tiny_repository: Path, phantom_folder: Path
+) -> None:
+    own = ("--images", phantom_folder, "--labels", phantom_folder / "labels.csv")
+    count = int(run("verify", tiny_run, tiny_repository).stdout.splitlines()[0].split()[-1])
+    more = int(run("verify", tiny_run, tiny_repository, *own).stdout.splitlines()[0].split()[-1])
+    assert more == count + 48
+
+
+def test_an_image_of_ones_own_that_cannot_be_read_is_named(
+    tiny_run: Path, tiny_repository: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    done = run("verify", tiny_run, tiny_repository, "--images", tmp_path)
+    assert done.exit_code == 1
+    assert "torn.jpg" in done.stderr
+    assert "Take it out of the folder." in done.stderr
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_other_precisions_are_exported_within_their_limits(
+    precision: str, tiny_run: Path, tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A dozen phantoms and two hardly trained folds: an AUC on them means nothing.
+    monkeypatch.setitem(LIMITS, "int8", replace(LIMITS["int8"], auc_fall=1.0))
+    out = tmp_path / "out"
+    done = run("repository", tiny_run, out, "--precision", precision)
+    assert done.exit_code == 0, done.output
+    spec = check_repository(out)
+    assert spec.precision == precision
+    assert spec.digest != read_manifest(tiny_repository).digest
+    assert f"precision   {precision}" in done.stderr
+    assert ("inner test" in done.stderr) == (precision == "int8")  # its AUC is judged there
+
+
+def test_graphs_that_break_a_limit_are_not_exported(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = module.fold_graph
+    monkeypatch.setattr(module, "fold_graph", lambda *arguments: scaled(graph(*arguments), 30))
+    with pytest.raises(ParityError, match=r"(?s)do not answer as PyTorch does.*max \|dp\|.*BROKEN"):
+        export_repository(tiny_run, tmp_path / "out", Wanted(), lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_calibration_sees_no_held_out_photograph(tiny_run: Path) -> None:
+    recipe = load_run(tiny_run).recipe
+    tested, calibrated = (
+        held_out(tiny_run, recipe, 99).pictures.pixels,
+        calibration_pixels(tiny_run, recipe, 99),
+    )
+    assert len(tested) + len(calibrated) == 48
+    assert not {each.tobytes() for each in tested} & {each.tobytes() for each in calibrated}
+    assert tested.shape[1:] == calibrated.shape[1:] == (64, 64, 3)
+
+
+def test_held_out_photographs_come_with_their_own_answers(tiny_run: Path, tiny_repository: Path) -> None:
+    import onnxruntime
+
+    judged = held_out(tiny_run, load_run(tiny_run).recipe, 5)
+    path = tiny_repository / fold_model(0) / MODEL_ONNX
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {PIXELS: judged.pictures.pixels})
+    assert np.abs(found - judged.recorded.folds[:, 0]).max() < 1e-4
+
+
+def test_check_prints_the_digest_or_names_what_was_changed(copy: Path) -> None:
+    done = run("check", copy)
+    assert done.exit_code == 0
+    assert read_manifest(copy).digest in done.stdout
+    (copy / fold_model(0) / MODEL_ONNX).write_bytes(b"other weights")
+    done = run("check", copy)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "fundus_fold_0/1/model.onnx was changed" in done.stderr
+
+
+def test_settings_are_rendered_kept_and_change_no_digest(copy: Path) -> None:
+    before = read_manifest(copy).digest
+    done = run("configs", copy, "--set", "cores=8", "--set", "preferred_batches=[2, 8]")
+    assert done.exit_code == 0, done.output
+    assert check_repository(copy).digest == before
+    assert 'string_value: "4"' in (copy / "fundus_fold_0" / "config.pbtxt").read_text()
+    again = run("configs", copy)
+    assert again.stdout == done.stdout
+    assert "preferred_batches     [2, 8]" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("cors=8", "Did you mean 'cores'"),
+        ("cores", "is no setting. Write KEY=VALUE"),
+        ("cores=x", "is no setting"),
+    ],
+)
+def test_a_wrong_setting_changes_nothing(setting: str, sentence: str, copy: Path) -> None:
+    done = run("configs", copy, "--set", setting)
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+    check_repository(copy)
