@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 from tests.conftest import bare_spec, command
 
+from fundus_core.ensemble import write_manifest
+from fundus_core.repository import write_rendered
+from fundus_core.serving import Serving
+
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "torchvision", "timm", "lightning", "onnx", "onnxruntime", "sklearn", "pytriton")
 PACKAGES = {"fundus_core", "fundus_train", "fundus_export", "fundus_client", "fundus_eval"}
@@ -121,7 +125,8 @@ def _arguments(folder: Path) -> dict[str, tuple[object, ...]]:
     (folder / "run").mkdir()
     fit = ("fit", folder / "recipe.toml", "--data", folder / "labels.csv", "--images", folder)
     (folder / "repository").mkdir()
-    (folder / "repository" / "manifest.json").write_text(bare_spec(1).to_json())
+    write_manifest(bare_spec(1), folder / "repository")
+    write_rendered(folder / "repository", bare_spec(1), Serving())
     return {
         "train": (*fit, "--output", folder / "new"),
         "export": ("repository", folder / "run", folder / "new"),

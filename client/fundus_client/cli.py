@@ -13,7 +13,8 @@ import click
 
 from fundus_client.batch import Window
 from fundus_client.commands.verify import verify
-from fundus_client.embedded import Ports, embedded_server
+from fundus_client.embedded import embedded_server
+from fundus_client.listener import LOOPBACK, Listener, Ports
 from fundus_client.run import (
     RunSummary,
     evaluate_output,
@@ -23,8 +24,9 @@ from fundus_client.run import (
 )
 from fundus_client.scorer import connect
 from fundus_client.servers import reference_repository, scoring_server
+from fundus_client.tls import ServerTls, Tls, server_tls_options, tls_options
 from fundus_core.console import FundusGroup, progress_bar, say
-from fundus_core.ensemble import EnsembleSpec
+from fundus_core.ensemble import ENSEMBLE_MODEL, EnsembleSpec
 from fundus_core.errors import (
     EXIT_SOME_FAILED,
     FundusError,
@@ -50,7 +52,7 @@ REPOSITORY = click.option(
 SCORE_EXAMPLES = """\b
 Examples:
   fundus-client score ./images --labels labels.csv
-  fundus-client score left right --output night.csv --url triton:8001
+  fundus-client score left right --output night.csv --url triton:8001 --tls-ca ca.pem
 
 \b
 Exit codes: 0 all scored, 1 fatal, 2 usage, 3 some files failed, 4 server unreachable."""
@@ -75,6 +77,13 @@ main.add_command(verify)
 @click.option("--url", help="host:port of a Triton gRPC server. [default: start the embedded one]")
 @REPOSITORY
 @click.option(
+    "--model",
+    default=ENSEMBLE_MODEL,
+    show_default=True,
+    help="The ensemble to ask at --url; a canary has a name of its own.",
+)
+@tls_options
+@click.option(
     "--in-flight", default=64, show_default=True, type=click.IntRange(1), help="Images sent at once."
 )
 @click.option(
@@ -89,6 +98,8 @@ def score(
     output: Path,
     url: str | None,
     repository: Path | None,
+    model: str,
+    tls: Tls | None,
     in_flight: int,
     timeout: float,
     wait: float,
@@ -106,7 +117,7 @@ def score(
             return await scored(address)
 
     async def scored(address: str) -> tuple[EnsembleSpec, LabelTable | None, RunSummary]:
-        async with connect(address, ready_timeout_s=wait, timeout_s=timeout) as scorer:
+        async with connect(address, ready_timeout_s=wait, timeout_s=timeout, tls=tls, model=model) as scorer:
             table = read_labels(labels, scorer.spec.labels) if labels else None
             if table:
                 _check_overlap(table, paths)
@@ -116,7 +127,7 @@ def score(
                 summary = await score_files(scorer, paths, output, window, lambda: progress.advance(task))
             return scorer.spec, table, summary
 
-    with scoring_server(url, repository, wait) as address, _explained(output):
+    with scoring_server(url, repository, wait, tls) as address, _explained(output):
         spec, table, summary = asyncio.run(run(address))
     if summary.n_files != n_files:
         say(f"The files changed during the run: {n_files} at its start, {summary.n_files} rows in the table.")
@@ -200,16 +211,36 @@ def _print(summary: RunSummary, evaluation: Evaluation | None, output: Path) -> 
     click.echo(f"table  {output}\nrun    {run_json_path(output)}")
 
 
-@main.command(epilog="Example:\n\n\b\n  fundus-client serve --grpc-port 8001")
+SERVE_EXAMPLES = """\b
+Examples:
+  fundus-client serve --grpc-port 8001
+  fundus-client serve --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --tls-client-ca ca.pem"""
+
+
+@main.command(epilog=SERVE_EXAMPLES)
 @REPOSITORY
+@click.option("--host", default=LOOPBACK, show_default=True, help="IPv4 address for gRPC; others need TLS.")
+@server_tls_options
 @click.option("--grpc-port", default=8001, show_default=True, type=PORT, help="gRPC, for `score --url`.")
 @click.option("--http-port", default=8000, show_default=True, type=PORT, help="HTTP, for health checks.")
 @click.option("--metrics-port", default=8002, show_default=True, type=PORT, help="Prometheus metrics.")
-def serve(repository: Path | None, grpc_port: int, http_port: int, metrics_port: int) -> None:
-    """Keep the embedded server up for other clients on this machine, until Ctrl-C."""
+def serve(
+    repository: Path | None,
+    host: str,
+    tls: ServerTls | None,
+    grpc_port: int,
+    http_port: int,
+    metrics_port: int,
+) -> None:
+    """Keep the embedded server up for other clients until Ctrl-C, on this computer or with --host for others.
+
+    gRPC answers health, metadata and images; everything that would change the server is closed. HTTP answers
+    health only, and like the metrics stays on 127.0.0.1: neither speaks TLS.
+    """
     folder = repository or reference_repository()
     spec = check_repository(folder)
-    with embedded_server(folder, ports=Ports(grpc_port, http_port, metrics_port)) as server:
+    listener = Listener(Ports(grpc_port, http_port, metrics_port), host, tls)
+    with embedded_server(folder, listener=listener) as server:
         say(f"Serving {spec.name} {spec.version} ({spec.digest[:12]}) at {server.grpc_address}. End: Ctrl-C")
         with suppress(KeyboardInterrupt):
             while server.is_alive():

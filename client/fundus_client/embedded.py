@@ -23,65 +23,46 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tritonclient.grpc import InferenceServerClient
-from tritonclient.utils import InferenceServerException
-
 from fundus_client import supervisor
+from fundus_client.listener import Listener, Ports, PortTakenError, free_port
 from fundus_core.errors import BundleError, MissingExtraError, ServerError, ServerUnreachableError
 
-HOST = "127.0.0.1"
 MODELS = "models"  # of the runtime folder
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PORT_ATTEMPTS = 5
 _POLL_S = 0.02
 _END_TIMEOUT_S = supervisor.GRACE_S + supervisor.KILL_TIMEOUT_S + 1
-_ANSWER_TIMEOUT_S = 5.0
-_NO_PROXY = [("grpc.enable_http_proxy", 0)]  # gRPC obeys http_proxy even for 127.0.0.1
 _LOG_PREFIX = re.compile(r'^[EWIF]\d{4} [\d:.]+ \d+ \S+\] +"?')
 _STUCK = "Python model file not found|error while loading shared libraries"  # the server then waits for ever
 _QUIET = re.compile(
     rf"^[WI]\d{{4}} (?!.*({_STUCK}))|^[\s|]|CudaDriver|NVML|Failed to create instance|all models"
 )
 _ALARM = re.compile(r"error|fail|not healthy|cannot|abort", re.IGNORECASE)
-_TAKEN = re.compile(r"'[\d.]+:(\d+)' already in use")
-
-
-@dataclass(frozen=True)
-class Ports:
-    """TCP ports on 127.0.0.1; a protocol without a port is not served."""
-
-    grpc: int
-    http: int | None = None
-    metrics: int | None = None
-
-    @property
-    def chosen(self) -> tuple[int, ...]:
-        """The ports that are served."""
-        return tuple(port for port in (self.grpc, self.http, self.metrics) if port is not None)
+_TAKEN = re.compile(r"'([\d.]+):(\d+)' already in use")
 
 
 @dataclass(frozen=True)
 class EmbeddedServer:
     """A running server; its addresses are "host:port"."""
 
-    ports: Ports
+    listener: Listener
     runtime: Path
     supervisor: subprocess.Popen[bytes] = field(repr=False)
 
     @property
     def grpc_address(self) -> str:
         """Where gRPC is served."""
-        return f"{HOST}:{self.ports.grpc}"
+        return self.listener.addresses["grpc"]
 
     @property
     def http_address(self) -> str | None:
-        """Where HTTP is served, if it is."""
-        return None if self.ports.http is None else f"{HOST}:{self.ports.http}"
+        """Where HTTP answers health checks, if it does."""
+        return self.listener.addresses.get("http")
 
     @property
     def metrics_address(self) -> str | None:
         """Where Prometheus metrics are served, if they are."""
-        return None if self.ports.metrics is None else f"{HOST}:{self.ports.metrics}"
+        return self.listener.addresses.get("metrics")
 
     @property
     def log_path(self) -> Path:
@@ -105,27 +86,25 @@ class EmbeddedServer:
         return self.log_path.read_text(errors="replace").splitlines()
 
 
-class PortTakenError(ServerError):
-    """Another program listens on a port that the server needs."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(f"Port {port} on {HOST} is in use. Choose another, or end the program behind it.")
-
-
 @contextmanager
 def embedded_server(
-    repository: Path, *, ports: Ports | None = None, ready_timeout_s: float = 120.0
+    repository: Path, *, listener: Listener | None = None, ready_timeout_s: float = 120.0
 ) -> Iterator[EmbeddedServer]:
-    """Serve a model repository on 127.0.0.1 while the block runs; without `ports`: gRPC on a free one."""
+    """Serve a model repository while the block runs; without `listener`: gRPC on a free port of 127.0.0.1.
+
+    Raises:
+        BundleError: there is no such folder.
+        ServerError: the server did not start; its subclasses say that a port is taken or it took too long.
+    """
     if not repository.is_dir():
         raise BundleError(f"There is no model repository at {repository}. Check the path, or export one.")
     wheel = _find_wheel()
     for attempt in range(1, _PORT_ATTEMPTS + 1):
-        with _running(wheel, repository.resolve(), ports or Ports(_free_port())) as server:
+        with _running(wheel, repository.resolve(), listener or Listener(Ports(free_port()))) as server:
             try:
                 _wait_until_ready(server, ready_timeout_s)
             except PortTakenError:
-                if ports is not None or attempt == _PORT_ATTEMPTS:
+                if listener or attempt == _PORT_ATTEMPTS:
                     raise
                 continue  # another program was faster on the port that was free
             yield server
@@ -133,16 +112,15 @@ def embedded_server(
 
 
 @contextmanager
-def _running(wheel: "_Wheel", repository: Path, ports: Ports) -> Iterator[EmbeddedServer]:
+def _running(wheel: "_Wheel", repository: Path, listener: Listener) -> Iterator[EmbeddedServer]:
     """Start the supervisor, and through it the server, in a temporary folder of their own."""
-    for port in ports.chosen:
-        _check_free(port)
+    listener.check_free()
     with tempfile.TemporaryDirectory(prefix="fundus-triton-", ignore_cleanup_errors=True) as folder:
         runtime = Path(folder)
         wheel.link_backend(runtime / "backends" / "python")
         _link_models(repository, runtime / MODELS)
-        command = [str(wheel.folder / "bin" / "tritonserver"), *_flags(ports, runtime)]
-        server = EmbeddedServer(ports, runtime, _spawn(command, runtime, wheel.environment()))
+        command = [str(wheel.folder / "bin" / "tritonserver"), *_flags(listener, runtime)]
+        server = EmbeddedServer(listener, runtime, _spawn(command, runtime, wheel.environment()))
         try:
             yield server
         finally:
@@ -162,7 +140,7 @@ def _link_models(repository: Path, target: Path) -> None:
             place.symlink_to(path)
 
 
-def _flags(ports: Ports, runtime: Path) -> list[str]:
+def _flags(listener: Listener, runtime: Path) -> list[str]:
     flags = {
         "id": runtime.name,
         "model-repository": runtime / MODELS,
@@ -170,10 +148,9 @@ def _flags(ports: Ports, runtime: Path) -> list[str]:
         "backend-directory": runtime / "backends",
         "backend-config": f"python,shm-region-prefix-name={runtime.name}",
         "exit-timeout-secs": supervisor.EXIT_TIMEOUT_S,
+        "grpc-infer-allocation-pool-size": 0,  # else memory stays as large as the largest requests ever were
+        **listener.flags(),
     }
-    for protocol, port in (("grpc", ports.grpc), ("http", ports.http), ("metrics", ports.metrics)):
-        served = {f"{protocol}-address": HOST, f"{protocol}-port": port}
-        flags |= {f"allow-{protocol}": "false"} if port is None else served
     # Without completion: else every model.py starts twice, and six models take 3.5 s instead of 0.6 s.
     return ["--disable-auto-complete-config", *(f"--{name}={value}" for name, value in flags.items())]
 
@@ -206,23 +183,25 @@ def _wait_until_ready(server: EmbeddedServer, timeout_s: float) -> None:
 
 
 def _is_ready(server: EmbeddedServer) -> bool:
-    """Whether this server, and no stranger on the same port, answers that all its models are ready."""
-    # Sockets first: the ports open once all is loaded, and gRPC pauses 1 s and more between its attempts.
-    try:
-        for port in server.ports.chosen:
-            socket.create_connection((HOST, port), _ANSWER_TIMEOUT_S).close()
-        with InferenceServerClient(server.grpc_address, channel_args=_NO_PROXY) as client:
-            identity = client.get_server_metadata(client_timeout=_ANSWER_TIMEOUT_S).name
-            ready = client.is_server_ready(client_timeout=_ANSWER_TIMEOUT_S)
-    except (OSError, InferenceServerException):
+    """Whether the log says so: asking over mutual TLS would take a client's certificate."""
+    # The protocols start one after the other, and none before every model is ready.
+    log = server.log_path.read_text(errors="replace")
+    if not all(f' at {address}"\n' in log for address in server.listener.addresses.values()):
         return False
-    return bool(ready) and identity == server.runtime.name
+    # gRPC listens by then, the others a moment later.
+    return all(_listens(address) for address in (server.http_address, server.metrics_address) if address)
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
 
 
 def _death(server: EmbeddedServer) -> ServerError:
     log = server.complaints()
     if taken := _TAKEN.search(log):
-        return PortTakenError(int(taken[1]))
+        return PortTakenError(taken[1], int(taken[2]))
     return ServerError(
         f"The embedded Triton server did not start. Correct what its log complains about:\n{log}"
     )
@@ -232,23 +211,6 @@ def _readable(line: str) -> str:
     """Strip what Triton's log adds to a message: prefix, quotes, escapes and the Python call stack."""
     message = _LOG_PREFIX.sub("", line).removesuffix('"').replace("\\n", "\n")
     return "  " + message.partition("\n\nAt:")[0].replace("\n", "\n  ")
-
-
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an earlier server's closing connections
-        try:
-            probe.bind((HOST, port))
-        except PermissionError:
-            raise ServerError(f"Port {port} needs administrator rights. Choose one from 1024.") from None
-        except OSError:
-            raise PortTakenError(port) from None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from fundus_client.tls import Tls, refusal
 from fundus_core.ensemble import (
     ENSEMBLE_MODEL,
     FOLD_PROBABILITY,
     IMAGE,
     MANIFEST_PARAMETER,
+    PREPROCESS_MODEL,
     PROBABILITY,
     EnsembleSpec,
 )
@@ -36,6 +38,7 @@ _REASON = re.compile(rf"\b({'|'.join(IMAGE_REASONS)}): (.*)", re.DOTALL)
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    ("grpc.lb_policy_name", "round_robin"),  # a name of several servers: all of them, in turn
     ("grpc.enable_http_proxy", 0),  # a hospital's http_proxy is for the web, not for the server beside us
 ]
 
@@ -50,9 +53,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Scorer:
-    """A connection to one server; `spec` is what that server says of its ensemble."""
+    """A connection to one server; `spec` is what that server says of its ensemble `model`."""
 
     spec: EnsembleSpec
+    model: str
     timeout_s: float
     stub: service_pb2_grpc.GRPCInferenceServiceStub = field(repr=False)
 
@@ -64,7 +68,7 @@ class Scorer:
             ServerUnreachableError: the connection broke, or no answer came within `timeout_s`.
             ServerError: any other trouble of the server, such as a queue that stays full.
         """
-        answer = await self._answer(_request(data, request_id))
+        answer = await self._answer(_request(data, request_id, self.model))
         if answer.id != request_id:
             raise ServerError("The server sent the answer to another request. Restart it and score again.")
         return _prediction(answer, (len(self.spec.folds), len(self.spec.labels)))
@@ -82,56 +86,78 @@ class Scorer:
 
 
 @asynccontextmanager
-async def connect(address: str, *, ready_timeout_s: float, timeout_s: float) -> AsyncIterator[Scorer]:
+async def connect(
+    address: str,
+    *,
+    ready_timeout_s: float,
+    timeout_s: float,
+    tls: Tls | None = None,
+    model: str = ENSEMBLE_MODEL,
+) -> AsyncIterator[Scorer]:
     """Wait until the server at "host:port" is ready, and give a scorer that knows its ensemble.
 
     Raises:
-        ServerUnreachableError: not ready within `ready_timeout_s`.
+        ServerUnreachableError: not ready within `ready_timeout_s`, or client and server don't agree on TLS.
         BundleError: the server serves no fundus ensemble.
     """
-    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+    async with _channel(address, tls) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        await _wait_until_ready(stub, address, ready_timeout_s)
-        yield Scorer(await _read_spec(stub, address), timeout_s, stub)
+        await _wait_until_ready(stub, address, tls, ready_timeout_s)
+        own, spec = await _read_model(stub, address, model)
+        yield Scorer(spec, own, timeout_s, stub)
+
+
+def _channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    return grpc.aio.secure_channel(address, tls.credentials(), options=_OPTIONS)
 
 
 async def _wait_until_ready(
-    stub: service_pb2_grpc.GRPCInferenceServiceStub, address: str, timeout_s: float
+    stub: service_pb2_grpc.GRPCInferenceServiceStub, address: str, tls: Tls | None, timeout_s: float
 ) -> None:
     try:
         async with asyncio.timeout(timeout_s):
-            while not await _is_ready(stub):
+            while not await _is_ready(stub, address, tls):
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         hint = "Check that it runs and that this is its gRPC port."
         raise ServerUnreachableError(f"No Triton server is ready at {address}. {hint}") from None
 
 
-async def _is_ready(stub: service_pb2_grpc.GRPCInferenceServiceStub) -> bool:
+async def _is_ready(stub: service_pb2_grpc.GRPCInferenceServiceStub, address: str, tls: Tls | None) -> bool:
     try:
-        answer = await stub.ServerReady(service_pb2.ServerReadyRequest(), wait_for_ready=True)
+        answer = await stub.ServerReady(service_pb2.ServerReadyRequest())
     except grpc.aio.AioRpcError:
+        if said := await asyncio.to_thread(refusal, address, tls):
+            raise ServerUnreachableError(said) from None
         return False
     return bool(answer.ready)
 
 
-async def _read_spec(stub: service_pb2_grpc.GRPCInferenceServiceStub, address: str) -> EnsembleSpec:
+async def _read_model(
+    stub: service_pb2_grpc.GRPCInferenceServiceStub, address: str, model: str
+) -> tuple[str, EnsembleSpec]:
+    """Return the name under which the bundle behind `model` always answers, and its spec."""
     try:
-        answer = await stub.ModelConfig(service_pb2.ModelConfigRequest(name=ENSEMBLE_MODEL))
+        answer = await stub.ModelConfig(service_pb2.ModelConfigRequest(name=model))
     except grpc.aio.AioRpcError as error:
         hint = "Serve a repository made by `fundus-export repository`."
-        raise BundleError(f"{address} serves no {ENSEMBLE_MODEL} ({error.details()}). {hint}") from None
-    return EnsembleSpec.from_json(answer.config.parameters[MANIFEST_PARAMETER].string_value)
+        raise BundleError(f"{address} serves no {model} ({error.details()}). {hint}") from None
+    spec = EnsembleSpec.from_json(answer.config.parameters[MANIFEST_PARAMETER].string_value)
+    # In a live repository each bundle has an ensemble of its own: a swap does not touch a run that has begun.
+    first = answer.config.ensemble_scheduling.step[0].model_name
+    return first.replace(PREPROCESS_MODEL, ENSEMBLE_MODEL), spec
 
 
-def _request(data: bytes, request_id: str) -> service_pb2.ModelInferRequest:
+def _request(data: bytes, request_id: str, model: str) -> service_pb2.ModelInferRequest:
     tensor = service_pb2.ModelInferRequest.InferInputTensor(name=IMAGE, datatype="BYTES", shape=[1, 1])
     outputs = [
         service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name)
         for name in (PROBABILITY, FOLD_PROBABILITY)
     ]
     return service_pb2.ModelInferRequest(
-        model_name=ENSEMBLE_MODEL,
+        model_name=model,
         id=request_id,
         inputs=[tensor],
         outputs=outputs,

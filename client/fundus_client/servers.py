@@ -6,18 +6,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fundus_client.embedded import embedded_server
+from fundus_client.tls import Tls
 from fundus_core.errors import UsageError
 from fundus_core.repository import check_repository
 
 
 @contextmanager
-def scoring_server(url: str | None, repository: Path | None, wait_s: float) -> Iterator[str]:
+def scoring_server(
+    url: str | None, repository: Path | None, wait_s: float, tls: Tls | None = None
+) -> Iterator[str]:
     """Give the gRPC address of the server at `url`, or of an embedded one that ends with the block.
 
     Raises:
-        UsageError: both are given, or `url` is not host:port.
+        UsageError: both are given, `url` is not host:port, or `tls` is meant for the embedded one.
         BundleError: `repository` is no model repository of this project, or a file of it was changed.
     """
+    if url is None and tls:
+        raise UsageError("--tls-ca needs --url: an embedded server answers this computer only, without TLS.")
     if url is None:
         folder = repository or reference_repository()
         check_repository(folder)

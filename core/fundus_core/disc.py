@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fundus_core.lit import MARGIN_LEVEL, brightest
+
 Pixels = NDArray[np.uint8]
 Plane = NDArray[np.float32]  # (H, W)
 
 WORK_PX = 256
 DISC_RADIUS_PX = 17  # 6 to 7 degrees across, in a field of 45 degrees that is WORK_PX wide
 COARSE = 4
-MARGIN_LEVEL = 16
 CORNER = 0.04  # side of the corners that are looked at, as a share of the longer side
 FIELDS = {1.0: 0.7, 1.4: 1.0, 2.0: 1.0, 2.8: 1.0, 4.0: 1.0}  # what is tried, and how much a spot counts there
 BEYOND_PX = 30
@@ -56,7 +57,7 @@ def find_disc(picture: Pixels) -> Disc:
 def _has_dark_corners(picture: Pixels) -> bool:
     side = max(1, round(CORNER * max(picture.shape[:2])))
     corners = [picture[rows, columns] for rows in np.s_[:side, -side:] for columns in np.s_[:side, -side:]]
-    return all((corner.max(axis=2) > MARGIN_LEVEL).mean() < 0.5 for corner in corners)
+    return all((brightest(corner) > MARGIN_LEVEL).mean() < 0.5 for corner in corners)
 
 
 def _search(picture: Pixels, field: float, beyond_px: int) -> tuple[float, Disc]:
@@ -87,7 +88,7 @@ def _shrink(picture: Pixels, longer_px: float) -> Plane:
 
 def _inside(small: Plane) -> Plane:
     """Return 1 well inside the lit field and 0 elsewhere: its edge is bright and dark by itself."""
-    lit = np.pad((small.max(axis=2) > MARGIN_LEVEL).astype(np.uint8), 4)
+    lit = np.pad((brightest(small) > MARGIN_LEVEL).astype(np.uint8), 4)
     lit = np.asarray(cv2.morphologyEx(lit, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)), np.uint8)
     inner = cv2.erode(lit, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
     return np.asarray(inner[4:-4, 4:-4], np.float32)

@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fundus_core.lit import MARGIN_LEVEL, brightest
+
 Pixels = NDArray[np.uint8]
 Illumination = Literal["none", "grey_world", "clahe", "local_mean", "local_contrast"]
 ILLUMINATIONS: tuple[Illumination, ...] = get_args(Illumination)
 
-MARGIN_LEVEL = 16
 GREY = 128
 EDGE = 1 / 80  # of the side
 WINDOW = 1 / 6  # standard deviation of the local mean, as a share of the side
@@ -43,15 +44,15 @@ def local_mean(pixels: Pixels) -> Pixels:
 
     The mean is that of the lit field alone, so the field's edge casts no halo; outside all is `GREY`.
     """
-    difference, _ = _difference(pixels)
-    return _on_grey(GAIN * difference, pixels)
+    difference, lit = _difference(pixels)
+    return _on_grey(GAIN * difference, lit)
 
 
 def local_contrast(pixels: Pixels) -> Pixels:
     """Like `local_mean`, in units of the local standard deviation: haze and weak light become equal too."""
     difference, lit = _difference(pixels)
     variance = _local(difference**2, lit).mean(axis=2, keepdims=True)
-    return _on_grey(SPREAD * difference / np.sqrt(variance + 4), pixels)
+    return _on_grey(SPREAD * difference / np.sqrt(variance + 4), lit)
 
 
 METHODS: dict[Illumination, Callable[[Pixels], Pixels]] = {
@@ -64,7 +65,7 @@ METHODS: dict[Illumination, Callable[[Pixels], Pixels]] = {
 
 def _lit(pixels: Pixels) -> NDArray[np.bool_]:
     """Return where the lit field is, without its edge: light falls there, as it does nowhere inside."""
-    lit = (pixels.max(axis=2) > MARGIN_LEVEL).astype(np.uint8)
+    lit = (brightest(pixels) > MARGIN_LEVEL).astype(np.uint8)
     edge = round(EDGE * max(lit.shape))
     opened = cv2.medianBlur(lit, 5)  # a dark spot within is no margin
     return np.asarray(cv2.erode(opened, np.ones((2 * edge + 1,) * 2, np.uint8)), np.bool_)
@@ -84,7 +85,7 @@ def _local(values: NDArray[np.float32], lit: NDArray[np.float32]) -> NDArray[np.
     return np.asarray(total / (weight[..., None] + 1e-3), np.float32)
 
 
-def _on_grey(difference: NDArray[np.float32], pixels: Pixels) -> Pixels:
+def _on_grey(difference: NDArray[np.float32], lit: NDArray[np.float32]) -> Pixels:
     shown = np.clip(GREY + difference, 0, 255).astype(np.uint8)
-    shown[~_lit(pixels)] = GREY
+    shown[lit[..., 0] == 0] = GREY
     return shown

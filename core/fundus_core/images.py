@@ -6,6 +6,7 @@ that an archive rewrote must not turn an eye. Of a file with several pages the f
 """
 
 import io
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -15,19 +16,27 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fundus_core.errors import ImageError
+from fundus_core.png import whole_chunks
 from fundus_core.tiff import upright_tiff
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
+_SCAN = b"\xff\xda\x00"  # start of scan, and the upper half of its length: never within the coded pixels
 
 cv2.setLogLevel(0)  # a corrupt file is reported by its row, not by OpenCV on stderr
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What is refused unread (`max_bytes`) or undecoded (`max_pixels`), against decompression bombs."""
+    """What is refused unread (`max_bytes`) or undecoded (`max_pixels`, `max_scans`), against bombs.
+
+    Preprocessing makes a square of a photograph: one of 1 x 65,535 pixels would take 13 GB, so that no side
+    may be longer than that of a photograph twice as wide as high. A progressive JPEG has about 10 scans; each
+    goes over all pixels, however few bytes it has, and a small file could keep a core busy for hours.
+    """
 
     max_bytes: int = 64 * 2**20
     max_pixels: int = 100_000_000
+    max_scans: int = 100
 
     def check_bytes(self, n_bytes: int) -> None:
         """Raise `ImageError` (`empty`, `too_large`) for a file of a size that is not read."""
@@ -36,13 +45,27 @@ class ImageLimits:
         if n_bytes > self.max_bytes:
             raise ImageError("too_large", f"{n_bytes:,} bytes; the limit is {self.max_bytes:,}.")
 
+    @property
+    def max_side_px(self) -> int:
+        """The longest side of a picture that is decoded."""
+        return math.isqrt(2 * self.max_pixels)
+
     def check_pixels(self, width_px: int, height_px: int) -> None:
         """Raise `ImageError` (`not_an_image`, `too_many_pixels`) for a size that is not decoded."""
         if width_px < 1 or height_px < 1:
             raise ImageError("not_an_image", f"The header announces {width_px} x {height_px} pixels.")
+        limit = None
         if width_px * height_px > self.max_pixels:
             limit = f"the limit is {self.max_pixels:,} pixels"
+        elif max(width_px, height_px) > self.max_side_px:
+            limit = f"the limit of a side is {self.max_side_px:,} pixels"
+        if limit:
             raise ImageError("too_many_pixels", f"The header announces {width_px} x {height_px}; {limit}.")
+
+    def check_scans(self, n_scans: int) -> None:
+        """Raise `ImageError` (`corrupt`) for a JPEG that takes too long to decode."""
+        if n_scans > self.max_scans:
+            raise ImageError("corrupt", f"The JPEG has {n_scans:,} scans; the limit is {self.max_scans:,}.")
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -58,8 +81,12 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> NDArray[np.uint
     limits.check_bytes(len(data))
     format_, width_px, height_px = _header(data)
     limits.check_pixels(width_px, height_px)
+    if format_ in ("JPEG", "MPO"):
+        limits.check_scans(data.count(_SCAN))
     if format_ == "TIFF":
         data = upright_tiff(data)
+    if format_ == "PNG":
+        data = whole_chunks(data)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

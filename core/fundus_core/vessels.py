@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fundus_core.lit import MARGIN_LEVEL, brightest
+
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.uint8]  # (H, W), 0 or 1
 Plane = NDArray[np.float32]
 
 WORK_PX = 512
-MARGIN_LEVEL = 16
 EDGE = 1 / 80  # of the field; light falls there as it does beside a vessel
 WIDEST = 1 / 36  # a vein is up to 1/50 of a field of 30 degrees
 GRAIN = 1 / 340  # standard deviation of the blur that takes noise away
@@ -48,7 +49,7 @@ def _shrink(pixels: Pixels) -> Pixels:
 
 def _field(small: Pixels) -> Mask:
     """Return the field of view without its edge; glow and text in the margin are too thin to count."""
-    lit = np.pad((small.max(axis=2) > MARGIN_LEVEL).astype(np.uint8), 1)
+    lit = np.pad((brightest(small) > MARGIN_LEVEL).astype(np.uint8), 1)
     edge = _round_element(2 * EDGE * max(small.shape))
     field = cv2.erode(cv2.morphologyEx(lit, cv2.MORPH_OPEN, edge), edge)
     return np.asarray(field[1:-1, 1:-1], np.uint8)

@@ -8,6 +8,7 @@ import click
 from fundus_core.console import FundusGroup
 from fundus_core.errors import LabelsError
 from fundus_core.tables import join, read_labels, read_scores
+from fundus_eval.comparison import compare_aucs
 from fundus_eval.evaluation import evaluate
 from fundus_eval.text import evaluation_lines
 
@@ -46,4 +47,26 @@ def auc(scores: Path, labels: Path, names: tuple[str, ...], threshold: float | N
         raise LabelsError(" ".join(label.auc_missing_reason or "" for label in evaluation.labels))
     click.echo(
         json.dumps(evaluation.to_json(), indent=2) if as_json else "\n".join(evaluation_lines(evaluation))
+    )
+
+
+@main.command(epilog="\b\nExample:\n  fundus-eval compare before.csv after.csv labels.csv")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("labels", type=click.Path(path_type=Path))
+@click.option(
+    "--label", "names", multiple=True, help="A column of LABELS; repeatable. [default: as in FIRST]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
+def compare(first: Path, second: Path, labels: Path, names: tuple[str, ...], as_json: bool) -> None:
+    """Print the AUC of SECOND minus that of FIRST, with DeLong's paired 95 % interval.
+
+    Both are score tables of the same images, such as those of two ensembles. Images that only one of them
+    has scored, and those without a label, are left out and counted.
+    """
+    tables = read_scores(first), read_scores(second)
+    truth = read_labels(labels, names or tables[0].labels or ("glaucoma",))
+    found = compare_aucs(join(tables[0], truth), join(tables[1], truth))
+    click.echo(
+        json.dumps([each.to_json() for each in found], indent=2) if as_json else "\n".join(map(str, found))
     )

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import io
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,13 +62,21 @@ def _trace(network: FundusNetwork, views: tuple[View, ...], pixels: Pixels) -> o
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]
-    """Gives one image after the other, as the graph wants them."""
+    """Gives the images of the range that is asked for, one after the other."""
 
     def __init__(self, pixels: Pixels) -> None:
-        self._feeds: Iterator[dict[str, NDArray[np.uint8]]] = ({PIXELS: each[None]} for each in pixels)
+        self._pixels = pixels
+        self.set_range(0, len(pixels))
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._rest = iter(self._pixels[start_index:end_index])
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        return next(self._feeds, None)
+        pixels = next(self._rest, None)
+        return None if pixels is None else {PIXELS: pixels[None]}
 
 
 def _ends(graph: onnx.ModelProto) -> list[str]:
@@ -95,5 +102,6 @@ def _quantised(graph: onnx.ModelProto, calibration: Pixels) -> onnx.ModelProto:
                 reduce_range=True,  # 7-bit weights: 8 bits overflow on CPUs without VNNI
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                extra_options={"CalibStridedMinMax": 1},  # else it keeps every activation of every image
             )
         return onnx.load(small)

@@ -31,7 +31,7 @@ from fundus_export.runtime import pytorch_answers
 from fundus_export.trained import Trained, ensemble_spec, load_run
 from fundus_export.verify import N_AGAIN, N_JUDGED, demand, verify
 
-N_CALIBRATION = 128
+N_CALIBRATION = 48
 
 Report = Callable[[str], None]
 

@@ -66,6 +66,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelConfig(self, request, context):  # noqa: N802 (the protocol's name)
         answer = service_pb2.ModelConfigResponse()
+        answer.config.ensemble_scheduling.step.add(model_name="fundus_preprocess")
         answer.config.name = ENSEMBLE_MODEL
         answer.config.parameters[MANIFEST_PARAMETER].string_value = SPEC.to_json()
         return answer

@@ -17,7 +17,8 @@ import pytest
 import tritonclient.grpc as grpcclient
 
 from fundus_client import embedded
-from fundus_client.embedded import Ports, embedded_server
+from fundus_client.embedded import embedded_server
+from fundus_client.listener import Listener, Ports, free_port
 from fundus_core.errors import BundleError, MissingExtraError, ServerError, ServerUnreachableError
 
 pytestmark = pytest.mark.skipif(
@@ -149,12 +150,13 @@ def test_two_at_once_and_the_given_ports(make_repository: MakeRepository) -> Non
         sockets = [free.enter_context(socket.socket()) for _ in range(3)]
         for held in sockets:
             held.bind(("127.0.0.1", 0))
-        ports = Ports(*(held.getsockname()[1] for held in sockets))
-    with embedded_server(repository, ports=ports) as one, embedded_server(repository) as other:
+        ports = [held.getsockname()[1] for held in sockets]
+    listener = Listener(Ports(*ports))
+    with embedded_server(repository, listener=listener) as one, embedded_server(repository) as other:
         assert answers(one.grpc_address)
         assert answers(other.grpc_address)
         addresses = one.grpc_address, one.http_address, one.metrics_address
-        for port, address in zip(ports.chosen, addresses, strict=True):
+        for port, address in zip(ports, addresses, strict=True):
             assert address == f"127.0.0.1:{port}"
             socket.create_connection(("127.0.0.1", port), 1).close()
     assert remains(one.runtime) == remains(other.runtime) == {}
@@ -251,7 +253,7 @@ def test_the_wait_is_bounded(make_repository: MakeRepository) -> None:
 def test_a_taken_port_is_named(make_repository: MakeRepository, taken_port: int) -> None:
     with (
         pytest.raises(ServerError, match=f"Port {taken_port} on 127.0.0.1 is in use"),
-        embedded_server(make_repository(), ports=Ports(grpc=taken_port)),
+        embedded_server(make_repository(), listener=Listener(Ports(taken_port))),
     ):
         pass
 
@@ -259,11 +261,11 @@ def test_a_taken_port_is_named(make_repository: MakeRepository, taken_port: int)
 def test_a_port_lost_to_another_program_is_replaced(
     make_repository: MakeRepository, taken_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free_port, offered = embedded._free_port(), iter([taken_port])
-    monkeypatch.setattr(embedded, "_free_port", lambda: next(offered, free_port))
-    monkeypatch.setattr(embedded, "_check_free", lambda port: None)  # lost after the check, before the start
+    port, offered = free_port(), iter([taken_port])
+    monkeypatch.setattr(embedded, "free_port", lambda: next(offered, port))
+    monkeypatch.setattr(Listener, "check_free", lambda _: None)  # lost after the check, before the start
     with embedded_server(make_repository()) as server:
-        assert server.ports.grpc == free_port
+        assert server.listener.ports.grpc == port
         assert answers(server.grpc_address)
 
 

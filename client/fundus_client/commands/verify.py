@@ -8,6 +8,7 @@ import click
 
 from fundus_client.scorer import connect
 from fundus_client.servers import reference_repository, scoring_server
+from fundus_client.tls import Tls, tls_options
 from fundus_client.verify import check_same_bundle, replay
 from fundus_core.console import stderr
 from fundus_core.ensemble import read_manifest
@@ -19,7 +20,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXAMPLE = """\b
 Examples:
   fundus-client verify
-  fundus-client verify --url triton:8001 --repository model_repository
+  fundus-client verify --url triton:8001 --tls-ca ca.pem --repository model_repository
 
 \b
 Exit codes: 0 all limits hold, 1 one is broken or the bundles differ, 2 usage, 4 server unreachable."""
@@ -32,6 +33,7 @@ Exit codes: 0 all limits hold, 1 one is broken or the bundles differ, 2 usage, 4
     type=FOLDER,
     help="The bundle that is served, or a copy of it. [default: the reference ensemble]",
 )
+@tls_options
 @click.option("--images", type=FOLDER, help="The images that were given at export, to replay them too.")
 @click.option("--labels", type=FILE, help="Labels of --images, for the change of the AUC.")
 @click.option("--timeout", default=600.0, show_default=True, help="Seconds to wait for one answer.")
@@ -39,6 +41,7 @@ Exit codes: 0 all limits hold, 1 one is broken or the bundles differ, 2 usage, 4
 def verify(
     url: str | None,
     repository: Path | None,
+    tls: Tls | None,
     images: Path | None,
     labels: Path | None,
     timeout: float,
@@ -56,11 +59,11 @@ def verify(
     table = read_labels(labels, bundle.labels) if labels else None
 
     async def run(address: str) -> Parity:
-        async with connect(address, ready_timeout_s=wait, timeout_s=timeout) as scorer:
+        async with connect(address, ready_timeout_s=wait, timeout_s=timeout, tls=tls) as scorer:
             check_same_bundle(scorer.spec.digest, bundle.digest, folder)
             return await replay(scorer, folder, images, table)
 
-    with scoring_server(url, None if url else folder, wait) as address, stderr.status("comparing"):
+    with scoring_server(url, None if url else folder, wait, tls) as address, stderr.status("comparing"):
         parity = asyncio.run(run(address))
     click.echo("\n".join(parity.lines()))
     if parity.broken:

@@ -1,0 +1,210 @@
+"""The files of a live repository; tests/integration/test_versions.py puts a server on it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from google.protobuf import text_format
+from tests.conftest import bare_spec
+from tritonclient.grpc import model_config_pb2 as triton
+
+from fundus_core.ensemble import DIGEST_PARAMETER, ENSEMBLE_MODEL, EnsembleSpec, write_manifest
+from fundus_core.repository import digests, write_rendered
+from fundus_core.serving import Serving, write_serving
+from fundus_export.cli import main
+from fundus_export.live import LIVE, read_live
+
+WEIGHTS = "fundus_fold_0/1/model.onnx"
+
+
+def bundle(folder: Path, version: str, serving: Serving | None = None) -> EnsembleSpec:
+    """Write a repository whose weights are no weights; return its spec."""
+    (folder / WEIGHTS).parent.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).write_text(f"weights {version}")
+    spec = replace(bare_spec(1), version=version, files=digests(folder, iter([folder / WEIGHTS])))
+    write_manifest(spec, folder)
+    write_serving(serving or Serving(), folder)
+    write_rendered(folder, spec, serving or Serving())
+    return spec
+
+
+@pytest.fixture
+def specs(tmp_path: Path) -> list[EnsembleSpec]:
+    """Three bundles in the folders 0, 1 and 2."""
+    return [bundle(tmp_path / str(number), str(number)) for number in range(3)]
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == code, done.output
+    return done
+
+
+def config(folder: Path, name: str = "config.pbtxt") -> triton.ModelConfig:
+    return text_format.Parse((folder / name).read_text(), triton.ModelConfig())
+
+
+def served(live: Path) -> tuple[str, list[str]]:
+    """Return the digest behind the entry, and the numbers of its version folders."""
+    digest = config(live / ENSEMBLE_MODEL).parameters[DIGEST_PARAMETER].string_value
+    return digest, [path.name for path in (live / ENSEMBLE_MODEL).iterdir() if path.name.isdigit()]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_entry_names_the_models_of_the_active_bundle_only(
+    tmp_path: Path, specs: list[EnsembleSpec]
+) -> None:
+    live = tmp_path / "live"
+    for number, spec in enumerate(specs[:2]):
+        run("deploy", tmp_path / str(number), live)
+        assert served(live) == (spec.digest, [str(number + 1)])
+        active = read_live(live).active
+        assert active
+        suffix = active.removeprefix(ENSEMBLE_MODEL)
+        for name in ("config.pbtxt", "configs/embedded.pbtxt"):
+            for model in (ENSEMBLE_MODEL, active):
+                found = config(live / model, name)
+                assert found.name == model
+                steps = [step.model_name for step in found.ensemble_scheduling.step]
+                assert steps == [f"fundus_{x}{suffix}" for x in ("preprocess", "fold_0", "average")]
+        assert (live / f"fundus_fold_0{suffix}/1/model.onnx").read_text() == f"weights {number}"
+        assert config(live / f"fundus_fold_0{suffix}", "configs/tensorrt.pbtxt").name.endswith(suffix)
+
+
+def test_a_model_folder_has_the_name_in_its_configs(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    live = tmp_path / "live"
+    for number in range(2):
+        run("deploy", tmp_path / str(number), live)
+    configs = list(live.rglob("*.pbtxt"))
+    assert len(configs) == 2 * 9 + 2
+    for path in configs:
+        folder = path.relative_to(live).parts[0]
+        assert config(path.parent, path.name).name == folder
+
+
+def test_rollback_and_back_count_on(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    live = tmp_path / "live"
+    run("deploy", tmp_path / "0", live)
+    assert "no bundle before the active one" in run("rollback", live, code=2).stderr
+    run("deploy", tmp_path / "1", live)
+    for deployment, spec in ((3, specs[0]), (4, specs[1])):
+        said = run("rollback", live).stdout
+        assert served(live) == (spec.digest, [str(deployment)])
+        assert spec.digest in said.splitlines()[1]
+
+
+def test_only_active_previous_and_canary_are_kept(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    live = tmp_path / "live"
+    for number in range(3):
+        run("deploy", tmp_path / str(number), live)
+    state = read_live(live)
+    kept = {name.name for name in live.glob(f"{ENSEMBLE_MODEL}_*")}
+    assert kept == {state.active, state.previous}
+    assert len(list(live.glob("fundus_*"))) == 2 * 4 + 1
+    run("deploy", tmp_path / "0", live, "--canary")
+    assert len(list(live.glob("fundus_*"))) == 3 * 4 + 1
+    run("rollback", live, "--canary")
+    assert len(list(live.glob("fundus_*"))) == 2 * 4 + 1
+    assert "no canary" in run("rollback", live, "--canary", code=2).stderr
+
+
+def test_a_canary_leaves_the_entry_alone_until_it_is_deployed(
+    tmp_path: Path, specs: list[EnsembleSpec]
+) -> None:
+    live = tmp_path / "live"
+    assert "without --canary" in run("deploy", tmp_path / "1", live, "--canary", code=2).stderr
+    run("deploy", tmp_path / "0", live)
+    before = content(live / ENSEMBLE_MODEL)
+    run("deploy", tmp_path / "1", live, "--canary")
+    assert content(live / ENSEMBLE_MODEL) == before
+    canary = read_live(live).canary
+    assert canary
+    assert config(live / canary).parameters[DIGEST_PARAMETER].string_value == specs[1].digest
+    run("deploy", tmp_path / "1", live)
+    state = read_live(live)
+    assert (state.active, state.canary, state.deployment) == (canary, None, 2)
+    assert served(live) == (specs[1].digest, ["2"])
+
+
+def test_deploying_the_active_bundle_again_changes_nothing(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    live = tmp_path / "live"
+    for number in range(2):
+        run("deploy", tmp_path / str(number), live)
+    before = content(live)
+    run("deploy", tmp_path / "1", live)
+    assert content(live) == before
+
+
+def test_other_settings_are_another_deployment(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    live = tmp_path / "live"
+    run("deploy", tmp_path / "0", live)
+    bundle(tmp_path / "0", "0", Serving(fold_instances=3))
+    run("deploy", tmp_path / "0", live)
+    state = read_live(live)
+    assert state.active != state.previous
+    assert served(live) == (specs[0].digest, ["2"])
+
+
+def test_a_changed_bundle_is_refused_and_nothing_happens(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    live = tmp_path / "live"
+    run("deploy", tmp_path / "0", live)
+    before = content(live)
+    (tmp_path / "1" / WEIGHTS).write_text("other weights")
+    assert f"{WEIGHTS} was changed" in run("deploy", tmp_path / "1", live, code=1).stderr
+    assert content(live) == before
+
+
+def test_a_bundle_is_no_live_repository(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    before = content(tmp_path)
+    assert "is a bundle itself" in run("deploy", tmp_path / "0", tmp_path / "1", code=2).stderr
+    assert content(tmp_path) == before
+
+
+def test_what_an_interrupted_deployment_left_is_cleared(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    live = tmp_path / "live"
+    run("deploy", tmp_path / "0", live)
+    before = content(live)
+    for left in ("fundus_fold_0_0a1b2c3d/1/model.onnx", f"{ENSEMBLE_MODEL}/partial/fundus_x/1/model.onnx"):
+        (live / left).parent.mkdir(parents=True)
+        (live / left).touch()
+    run("deploy", tmp_path / "0", live)
+    assert content(live) == before
+
+
+def test_a_read_only_bundle_with_plans_and_bytecode_is_copied(
+    tmp_path: Path, specs: list[EnsembleSpec]
+) -> None:
+    fold = tmp_path / "0" / "fundus_fold_0" / "1"
+    (fold / "__pycache__").mkdir()
+    (fold / "__pycache__" / "model.pyc").write_text("compiled elsewhere")
+    (fold / "model.plan").write_text("plan")
+    for path in (tmp_path / "0").rglob("*"):
+        path.chmod(path.stat().st_mode & ~0o222)
+    run("deploy", tmp_path / "0", tmp_path / "live")
+    for path in (tmp_path / "0").rglob("*"):
+        path.chmod(path.stat().st_mode | 0o200)
+    (copied,) = (tmp_path / "live").glob("fundus_fold_0_*/1")
+    assert (copied / "model.plan").read_text() == "plan"
+    assert (copied / "model.plan").stat().st_mode & copied.stat().st_mode & 0o200
+    assert not (copied / "__pycache__").is_dir()  # a file: the server's own bytecode would be a change
+    assert (copied / "__pycache__").exists()
+
+
+@pytest.mark.parametrize("text", ["no json", json.dumps({"active": 7}), json.dumps({"aktive": "x"})])
+def test_a_broken_record_is_a_sentence(text: str, tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    live = tmp_path / "live"
+    run("deploy", tmp_path / "0", live)
+    (live / LIVE).write_text(text)
+    assert LIVE in run("deploy", tmp_path / "1", live, code=1).stderr
+
+
+def test_without_a_server_at_the_url_nothing_changes(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    live = tmp_path / "live"
+    done = run("deploy", tmp_path / "0", live, "--url", "127.0.0.1:1", code=4)
+    assert "No answer from 127.0.0.1:1" in done.stderr
+    assert not live.exists()
