@@ -43,13 +43,11 @@ class Golden:
         paths: N files.
         answers: of PyTorch.
         truth: (N, K) of 0 and 1, -1 where a label is not known.
-        n_own: how many of the N are the user's own.
     """
 
     paths: tuple[Path, ...]
     answers: Answers
     truth: NDArray[np.int8]
-    n_own: int
 
 
 def draw_phantoms(repository: Path) -> tuple[Path, ...]:
@@ -83,17 +81,17 @@ def read_golden(repository: Path, spec: EnsembleSpec, own: Path | None, labels: 
     if not (folder / ANSWERS_FILE).is_file():
         hint = "Export the ensemble again."
         raise BundleError(f"'{repository}' has no {GOLDEN}/{ANSWERS_FILE} to compare with. {hint}")
-    table = read_scores(folder / ANSWERS_FILE)
+    table, phantoms = read_scores(folder / ANSWERS_FILE), phantom_labels(repository, spec)
     row_of = {image_id: row for row, image_id in enumerate(table.image_id)}
-    phantoms = tuple(folder / image_id for image_id in phantom_labels(repository, spec).image_id)
     found = tuple(_answered(own, row_of)) if own else ()
     if own and not found:
-        hint = f"Give the images that were given at export with --images, or export again with these: {own}."
+        hint = "Give the images that were given at export, or export again with these."
         raise UsageError(f"No image below '{own}' has a golden answer. {hint}")
-    rows = [row_of[path.name] for path in phantoms] + [row for _, _, row in found]
-    truth = [phantom_labels(repository, spec).values, _own_truth(found, spec, labels)]
+    paths = (*(folder / image_id for image_id in phantoms.image_id), *(path for path, _, _ in found))
+    rows = [row_of[image_id] for image_id in phantoms.image_id] + [row for _, _, row in found]
+    known = (labels or nothing_known(spec)).values_of([image_id for _, image_id, _ in found])
     answers = Answers(table.probability[rows], table.fold_probability[rows])
-    return Golden((*phantoms, *(path for path, _, _ in found)), answers, np.concatenate(truth), len(found))
+    return Golden(paths, answers, np.concatenate([phantoms.values, known]))
 
 
 def phantom_labels(repository: Path, spec: EnsembleSpec) -> LabelTable:
@@ -114,15 +112,9 @@ def _answered(own: Path, row_of: dict[str, int]) -> Iterator[tuple[Path, str, in
             yield ref.path, ref.image_id, row
 
 
-def _own_truth(
-    found: Sequence[tuple[Path, str, int]], spec: EnsembleSpec, labels: LabelTable | None
-) -> NDArray[np.int8]:
-    row_of = {image_id: row for row, image_id in enumerate(labels.image_id)} if labels else {}
-    truth = np.full((len(found), len(spec.labels)), UNLABELLED, np.int8)
-    for i, (_, image_id, _) in enumerate(found):
-        if labels and image_id in row_of:
-            truth[i] = labels.values[row_of[image_id]]
-    return truth
+def nothing_known(spec: EnsembleSpec) -> LabelTable:
+    """Return an empty labels table."""
+    return LabelTable((), spec.labels, np.empty((0, len(spec.labels)), np.int8))
 
 
 def _sha256(path: Path) -> str:

@@ -12,8 +12,8 @@ from fundus_core.errors import FundusError, ImageError
 from fundus_core.files import find_images, read_encoded
 from fundus_core.images import DEFAULT_LIMITS
 from fundus_core.preprocess import Pixels, preprocess_encoded
-from fundus_core.tables import UNLABELLED, LabelTable, read_scores
-from fundus_eval.golden import GOLDEN, phantom_labels
+from fundus_core.tables import LabelTable, read_scores
+from fundus_eval.golden import GOLDEN, nothing_known, phantom_labels
 from fundus_eval.parity import Answers
 from fundus_train.finished import finished_cases
 from fundus_train.recipe import Recipe
@@ -85,12 +85,10 @@ def own_pictures(folder: Path, labels: LabelTable | None, spec: EnsembleSpec) ->
         FundusError: a file that cannot be scored.
     """
     refs = list(find_images([folder]))
-    row_of = {image_id: row for row, image_id in enumerate(labels.image_id)} if labels else {}
-    truth = np.full((len(refs), len(spec.labels)), UNLABELLED, np.int8)
-    for i, ref in enumerate(refs):
-        if labels and ref.image_id in row_of:
-            truth[i] = labels.values[row_of[ref.image_id]]
-    paths = [ref.path for ref in refs]
+    paths, truth = (
+        [ref.path for ref in refs],
+        (labels or nothing_known(spec)).values_of([r.image_id for r in refs]),
+    )
     return paths, _pictures(paths, truth, spec)
 
 

@@ -114,6 +114,7 @@ class Load:
     answers: list[tuple[int, Answer]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
+    sent: list[int] = field(default_factory=lambda: [0] * N_CLIENTS)  # by each client, and done
 
     def client(self, number: int) -> None:
         with InferenceServerClient(self.address) as client:
@@ -127,11 +128,12 @@ class Load:
                         self.lost.append("not ready")
                 except InferenceServerException as error:
                     self.lost.append(str(error))
+                self.sent[number] += 1
 
     def go_on(self) -> int:
         """Wait until every answer now in flight has come, and more; return how many there are."""
-        wanted = len(self.answers) + len(self.lost) + ROUNDS * N_CLIENTS
-        wait_for(lambda: len(self.answers) + len(self.lost) >= wanted)
+        wanted = [count + ROUNDS for count in self.sent]
+        wait_for(lambda: all(now >= then for now, then in zip(self.sent, wanted, strict=True)))
         return len(self.answers)
 
     @contextmanager
