@@ -88,8 +88,8 @@ def test_the_table_has_the_columns_of_the_report_and_a_real_run_in_them(tiny_run
     assert (row["TTA"], row["pseudo-label"], row["n"]) == ("hflip vflip both", "none", "48")
     for column, part in (("AUC(CV)", "cross_validation"), ("AUC(inner_test)", "inner_test")):
         for suffix, key in (("", "auc"), (" low", "auc_low"), (" high", "auc_high")):
-            assert float(row[column + suffix]) == pytest.approx(said[part][key], abs=5e-5)
-    assert float(row["time (s)"]) == pytest.approx(said["seconds"], abs=0.5)
+            assert float(row[column + suffix]) == pytest.approx(said[part][key], abs=5.01e-5)
+    assert float(row["time (s)"]) == pytest.approx(said["seconds"], abs=0.501)
     assert float(row["images/s"]) == pytest.approx(said["images_per_s"], abs=0.0501)
     assert float(row["images/s"]) > 0
 
