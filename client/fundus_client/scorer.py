@@ -74,13 +74,13 @@ class Scorer:
         return _prediction(answer, (len(self.spec.folds), len(self.spec.labels)))
 
     async def _answer(self, request: service_pb2.ModelInferRequest) -> service_pb2.ModelInferResponse:
-        """Send the request, again and again while the server's queue is full."""
+        """Send the request, again and again while the server is busy."""
         deadline_s = time.monotonic() + self.timeout_s
         while True:
             try:
                 return await self.stub.ModelInfer(request, timeout=self.timeout_s)
             except grpc.aio.AioRpcError as error:
-                if not _is_full(error) or time.monotonic() > deadline_s:
+                if not _is_busy(error) or time.monotonic() > deadline_s:
                     raise _translated(error, self.timeout_s) from None
             await asyncio.sleep(POLL_S)
 
@@ -179,8 +179,12 @@ def _floats(content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return values.reshape(shape)
 
 
-def _is_full(error: grpc.aio.AioRpcError) -> bool:
-    return error.code() == grpc.StatusCode.UNAVAILABLE and "queue size" in (error.details() or "")
+def _is_busy(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the queue was full, or the request waited in it for too long; the server is well."""
+    said = ("queue size", "Request timeout expired")
+    return error.code() == grpc.StatusCode.UNAVAILABLE and any(
+        words in (error.details() or "") for words in said
+    )
 
 
 def _translated(error: grpc.aio.AioRpcError, timeout_s: float) -> ImageError | ServerError:
@@ -189,6 +193,6 @@ def _translated(error: grpc.aio.AioRpcError, timeout_s: float) -> ImageError | S
         return ImageError(cast(ImageReason, found[1]), found[2])
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return ServerUnreachableError(f"No answer within {timeout_s:g} s.")
-    if code == grpc.StatusCode.UNAVAILABLE and not _is_full(error):
+    if code == grpc.StatusCode.UNAVAILABLE and not _is_busy(error):
         return ServerUnreachableError("The connection to the server broke.")
     return ServerError(f"{code.name}: {details}")
