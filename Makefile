@@ -12,7 +12,7 @@ demo: .venv/light  ## score 64 synthetic phantoms through the embedded Triton en
 	rm -rf demo
 	$(BIN)/fundus-client sample demo/images --count 64
 	$(BIN)/fundus-client score demo/images --labels demo/images/labels.csv --output demo/scores.csv
-	@head -n 6 demo/scores.csv | cut -d, -f1,3,5-11
+	@head -n 6 demo/scores.csv | cut -d, -f1,3,6-12
 
 test: check  ## set up everything, check the code and run all tests
 	$(BIN)/python -m pytest

@@ -25,6 +25,7 @@ from fundus_core.disc import Disc, find_disc
 from fundus_core.errors import LabelsError
 from fundus_core.files import read_encoded
 from fundus_core.images import DEFAULT_LIMITS, decode
+from fundus_core.lit import MARGIN_LEVEL, brightest
 from fundus_core.preprocess import Pixels, crop_around, keep_circle, pad_to_square, remove_margin
 from fundus_core.sheet import read_sheet
 from fundus_eval.auc import auc_delong
@@ -34,7 +35,6 @@ SHARES = (0.3, 0.4, 0.5)  # of the field, kept around the disc
 CROPS = (0.28, 0.4, 0.6)
 CLIPPED = 0.12  # of the height, at the top and at the bottom
 BESIDE = 0.02  # of the picture: whoever crops does not hit the disc's centre
-MARGIN_LEVEL = 16
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def black_shares(pictures: Iterator[Pixels]) -> dict[str, NDArray[np.float64]]:
         disc = find_disc(field)
         for share in SHARES:
             square = crop_around(field, disc, share)
-            beyond = square.max(axis=2) <= MARGIN_LEVEL
+            beyond = brightest(square) <= MARGIN_LEVEL
             circle = keep_circle(np.full_like(square, 255))[..., 0] > 0
             found.setdefault(f"square of {share}", []).append(beyond.mean())
             found.setdefault(f"circle of {share}", []).append(beyond[circle].mean())

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from fundus_core.images import decode
+from fundus_core.lit import MARGIN_LEVEL
 from fundus_core.preprocess import Pixels, remove_margin
 from fundus_train import duplicates
 from fundus_train.duplicates import Prints, correlation, near_hashes, take_prints
@@ -34,7 +35,7 @@ def resize(pixels: Pixels, side_px: int) -> Pixels:
 
 def crop(pixels: Pixels, share: float) -> Pixels:
     """Cut `share` off the top and the left of the field."""
-    field = remove_margin(pixels, duplicates.DARK)
+    field = remove_margin(pixels, MARGIN_LEVEL)
     return field[round(share * field.shape[0]) :, round(share * field.shape[1]) :]
 
 
@@ -52,7 +53,7 @@ CHANGES: dict[str, Callable[[Pixels], Pixels]] = {
     "4 % of two sides cut off": lambda pixels: crop(pixels, 0.04),
     "black margin added": lambda pixels: np.pad(pixels, ((90, 30), (10, 120), (0, 0))),
     "brightness 60 %": lambda pixels: (pixels * 0.6).astype(np.uint8),
-    "squeezed to a square": lambda pixels: cv2.resize(remove_margin(pixels, duplicates.DARK), (512, 512)),
+    "squeezed to a square": lambda pixels: cv2.resize(remove_margin(pixels, MARGIN_LEVEL), (512, 512)),
     "mirrored (no copy)": lambda pixels: pixels[:, ::-1],
 }
 

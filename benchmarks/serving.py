@@ -19,7 +19,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -34,13 +33,12 @@ import numpy as np
 import onnxruntime
 import timm
 import torch
+from machine import command_line, median_ratio, write_results
 from numpy.random import default_rng
 from rich.console import Console
 from rich.table import Table
 from serving_peers import BARE, EAGER, FROM_FILES, Row, onnx_rows, torch_rows
-from training_loop import CORES, RESULTS, median_ratio
 
-from fundus_client.batch import Window
 from fundus_client.embedded import embedded_server
 from fundus_client.run import run_json_path
 from fundus_client.scorer import Scorer, connect
@@ -57,6 +55,7 @@ SECONDS_AT_RATE = 10  # in each repeat
 PERCENTILES = (50, 95, 99)
 RANGE = "least - largest"
 GOALS = {"limit": 0.95, "eager": 4.0}  # the least that `fundus-client score` should reach of each
+IN_FLIGHT = 64  # requests of the Scorer
 WAIT_S = 120
 
 Speeds = dict[str, list[float]]  # images/s of each repeat
@@ -84,9 +83,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--repository", type=Path, default=reference_repository())
     parser.add_argument("--images", type=Path, help="a folder of photographs instead of phantoms")
     parser.add_argument("--count", type=int, default=48, help="how many photographs")
@@ -133,7 +130,7 @@ def command(address: str, paths: Sequence[Path]) -> float:
 
 async def scorer_alone(address: str, images: Sequence[bytes]) -> float:
     """Return images/s of requests in a window: nothing is read, nothing written."""
-    window = asyncio.Semaphore(Window().max_images)
+    window = asyncio.Semaphore(IN_FLIGHT)
 
     async def one(scorer: Scorer, number: int) -> None:
         async with window:
@@ -266,18 +263,16 @@ def write(arguments: argparse.Namespace, spec: EnsembleSpec, load: float, found:
         **found,
         "compared": compared(speeds),
         "median_ratios": ratios(speeds),
-        "machine": {
-            "cores": CORES,
-            "architecture": platform.machine(),
-            "load_before": load,
-            "onnxruntime": onnxruntime.__version__,
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "opencv": cv2.__version__,
-        },
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "serving.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_results(
+        "serving",
+        content,
+        load_before=load,
+        onnxruntime=onnxruntime.__version__,
+        torch=torch.__version__,
+        timm=timm.__version__,
+        opencv=cv2.__version__,
+    )
 
 
 if __name__ == "__main__":

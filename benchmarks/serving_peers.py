@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import onnxruntime
 import torch
+from machine import CORES
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.utils.data import DataLoader, Dataset
-from training_loop import CORES
 
 from fundus_core.console import say
 from fundus_core.ensemble import MODEL_ONNX, PIXELS, PROBABILITY, EnsembleSpec, fold_model

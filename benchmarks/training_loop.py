@@ -13,7 +13,6 @@ written with the machine's details to benchmarks/results/.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ import lightning as lit
 import numpy as np
 import timm
 import torch
+from machine import CORES, command_line, median_ratio, write_results
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -43,8 +43,6 @@ from fundus_train.loop import Epoch, fit_fold
 from fundus_train.network import build_network
 from fundus_train.recipe import Augment, Network, Recipe, Training
 
-RESULTS = Path(__file__).parent / "results"
-CORES = len(os.sched_getaffinity(0))
 SIDE_PX = 1900
 CACHED = (200, 2000)  # images, for the memory
 LIKE_CAMERAS = Augment(
@@ -77,9 +75,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--passes", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=5)
@@ -244,11 +240,6 @@ def own_memory(every_s: float = 0.02) -> Iterator[list[float]]:
         thread.join()
 
 
-def median_ratio(values: list[float], others: list[float]) -> float:
-    """Return the median of each repeat's ratio: what else the machine did then slowed both."""
-    return statistics.median(value / other for value, other in zip(values, others, strict=True))
-
-
 def report(
     arguments: argparse.Namespace, speeds: dict[str, list[float]], memory: dict[int, dict[str, float]]
 ) -> None:
@@ -270,16 +261,9 @@ def report(
         "median_ratio_to_tensors_in_memory": shares,
         "memory": {f"{count} images": each for count, each in memory.items()},
         "memory_growth": many / few - 1,
-        "machine": {
-            "cores": CORES,
-            "architecture": platform.machine(),
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "opencv": cv2.__version__,
-        },
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "training_loop.json").write_text(json.dumps(content, indent=2) + "\n")
+    versions = {"torch": torch.__version__, "timm": timm.__version__, "opencv": cv2.__version__}
+    write_results("training_loop", content, **versions)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from fundus_client.servers import reference_repository
 from fundus_core import phantoms
-from fundus_core.ensemble import PIXELS, EnsembleSpec, fold_model, read_manifest
+from fundus_core.ensemble import MODEL_ONNX, PIXELS, EnsembleSpec, fold_model, read_manifest
 from fundus_core.images import decode
+from fundus_core.lit import MARGIN_LEVEL, brightest
 from fundus_core.phantoms import CAMERAS, Camera, Plan
 from fundus_core.preprocess import Pixels, preprocess, remove_margin
 from fundus_eval.auc import auc_delong
@@ -39,7 +40,6 @@ CAMERA = CAMERAS[1]  # neutral colours, 1024 pixels
 SHAPES = tuple(  # cameras that are alike but for size, frame, margin and file
     replace(camera, white_balance=CAMERA.white_balance, blur_px=CAMERA.blur_px) for camera in CAMERAS
 )
-MARGIN_LEVEL = 16
 GLOW = 0.3  # of a field's light, and less, is what shines into its margin
 FRAMED = (3, 0.6)  # seed and ratio of a phantom whose score can go up or down
 RETINA = (150, 85, 50)  # RGB of an average field
@@ -59,7 +59,7 @@ class Ensemble:
     def load(cls, repository: Path) -> "Ensemble":
         """Open every fold's model.onnx."""
         spec = read_manifest(repository)
-        files = [repository / fold_model(fold.index) / "1" / "model.onnx" for fold in spec.folds]
+        files = [repository / fold_model(fold.index) / MODEL_ONNX for fold in spec.folds]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # the folds run side by side
         return cls(spec, tuple(onnxruntime.InferenceSession(str(file), options) for file in files))
@@ -233,7 +233,7 @@ def bordered(pixels: Pixels) -> Pixels:
 
 def field_of(pixels: Pixels) -> Region:
     """Return the field of view, its dark parts included, without the glow around it."""
-    light = cv2.max(cv2.max(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+    light = brightest(pixels)
     level = max(MARGIN_LEVEL, GLOW * float(np.median(light[light > MARGIN_LEVEL])))
     lit = cv2.morphologyEx((light > level).astype(np.uint8), cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))
     outlines, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -284,7 +284,7 @@ def _oval(drawn: Plan, centre: complex) -> Region:
 def erase(pixels: Pixels, region: Region) -> Pixels:
     """Return the picture with the region filled softly from its surroundings."""
     radius = float(np.sqrt(region.sum() / np.pi))
-    known = (~region & (pixels.max(axis=2) > MARGIN_LEVEL)).astype(np.float32)[..., None]
+    known = (~region & (brightest(pixels) > MARGIN_LEVEL)).astype(np.float32)[..., None]
     coarse = cv2.resize(
         np.dstack([pixels * known, known]), None, fx=1 / 4, fy=1 / 4, interpolation=cv2.INTER_AREA
     )

@@ -229,12 +229,11 @@ class _Wheel:
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which server and stubs find their libraries and our packages."""
-        # A stub embeds Python. It takes the `python3` on PATH for its own place and so finds the standard
-        # library and pyvenv.cfg; PYTHONPATH adds what only this process has (a relative PYTHONPATH=core).
+        # A stub embeds Python, isolated: PYTHONPATH has no effect. It takes the `python3` on PATH for its own
+        # place, and so finds pyvenv.cfg, the standard library, and what is installed there, editable or not.
         folders: dict[str, Iterable[object]] = {
             "LD_LIBRARY_PATH": [*self.libraries, os.environ.get("LD_LIBRARY_PATH")],
             "PATH": [Path(sys.executable).parent, os.environ.get("PATH")],
-            "PYTHONPATH": sys.path,
         }
         joined = {name: os.pathsep.join(str(x) for x in values if x) for name, values in folders.items()}
         return {**os.environ, **joined}

@@ -1,23 +1,33 @@
-"""One scoring run: refs -> rows -> scores.csv, then run.json beside it, then the evaluation."""
+"""One scoring run: inputs -> journal -> table, then run.json beside it, then the evaluation."""
 
+import asyncio
 import json
 import platform
-import time
+import signal
 from collections import Counter
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fundus_client.batch import Batch, Window
-from fundus_client.scorer import Scorer
+from fundus_client.batch import Batch
+from fundus_client.journal import Found, Journal
+from fundus_client.member import Endpoint
+from fundus_client.pool import Pool, open_pool
+from fundus_client.servers import Servers, scoring_servers
+from fundus_client.sinks import table_writer
+from fundus_client.sources import Source
 from fundus_core.ensemble import EnsembleSpec
-from fundus_core.files import find_images
-from fundus_core.tables import LabelTable, ScoreFormat, join, read_scores, score_writer
+from fundus_core.errors import FundusError
+from fundus_core.rows import ScoreFormat, ScoreRow
+from fundus_core.tables import LabelTable, join, read_scores
 from fundus_eval.evaluation import Evaluation, evaluate
+
+_GONE = "vanished: The file was listed but is gone."
+_NOT_SENT = "server_unreachable: Not scored: no server was ready any more. Run the command again."
 
 
 @dataclass(frozen=True)
@@ -26,9 +36,10 @@ class RunSummary:
 
     n_files: int
     n_scored: int
+    n_ungradable: int  # scored, but with a doubt about the photograph
+    n_earlier: int  # rows that an earlier run had left in the journal
     reasons: dict[str, int]
     wall_s: float
-    server_lost: bool
 
     @property
     def n_failed(self) -> int:
@@ -37,29 +48,129 @@ class RunSummary:
 
     @property
     def images_per_s(self) -> float:
-        """Scored images per second of wall time, reading and writing included."""
-        return self.n_scored / self.wall_s
+        """Rows made by this run per second of wall time, reading and writing included."""
+        return (self.n_files - self.n_earlier) / self.wall_s
 
 
-async def score_files(
-    scorer: Scorer, paths: tuple[Path, ...], output: Path, window: Window, tick: Callable[[], object]
-) -> RunSummary:
-    """Score every image below `paths` into the table `output`; `tick()` after each row."""
-    spec, reasons, n_scored = scorer.spec, Counter[str](), 0
-    started = time.monotonic()
-    batch = Batch(scorer, window)
-    table = ScoreFormat(spec.labels, spec.thresholds, len(spec.folds), spec.digest)
-    async with aclosing(batch.rows(find_images(paths))) as rows:
-        with score_writer(output, table) as write:
-            async for row in rows:
-                write(row)
-                if row.status == "scored":
-                    n_scored += 1
-                else:
-                    reasons[row.reason.partition(":")[0]] += 1
-                tick()
-    wall_s = time.monotonic() - started
-    return RunSummary(n_scored + reasons.total(), n_scored, dict(reasons), wall_s, batch.server_lost)
+@dataclass(frozen=True)
+class _Ticking:
+    """A journal that tells a progress bar of every row."""
+
+    journal: Journal
+    tick: Callable[[ScoreRow], object]
+
+    def knows(self, image_id: str, stamp: bytes) -> bool:
+        return self.journal.knows(image_id, stamp)
+
+    def answer(self, sha256: str) -> ScoreRow | None:
+        return self.journal.answer(sha256)
+
+    def record(self, image_id: str, stamp: bytes, row: ScoreRow) -> None:
+        self.journal.record(image_id, stamp, row)
+        self.tick(row)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an engine has to do: score what of `source` has no row in the journal yet.
+
+    Args:
+        begin: is told the bundle before anything is scored, and may refuse it.
+        tick: is told of every new row.
+    """
+
+    source: Source
+    journal: Journal
+    begin: Callable[[EnsembleSpec], object]
+    tick: Callable[[ScoreRow], object]
+
+
+@dataclass(frozen=True)
+class End:
+    """How an engine ended: `lost` says why nobody answers any more."""
+
+    spec: EnsembleSpec
+    lost: Exception | None
+
+
+def score_locally(job: Job, servers: Servers) -> End:
+    """Do a job from this process. What was answered is in the journal on every way out.
+
+    Raises:
+        FundusError: no server got ready, `begin` refused its bundle, or the journal cannot be written.
+    """
+
+    async def run(endpoints: Sequence[Endpoint]) -> End:
+        with _sigterm_cancels():
+            async with open_pool(endpoints, servers.patience, servers.model) as pool:
+                job.begin(pool.spec)
+                await _score_missing(pool, job)
+                return End(pool.spec, pool.lost)
+
+    with scoring_servers(
+        servers.urls, servers.repository, servers.patience.ready_s, servers.tls
+    ) as endpoints:
+        return asyncio.run(run(endpoints))
+
+
+@contextmanager
+def _sigterm_cancels() -> Iterator[None]:
+    """SIGTERM then ends the scoring as Ctrl-C does: after the answers in flight."""
+    task, before = asyncio.current_task(), signal.getsignal(signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(task.cancel) if task else None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def _score_missing(pool: Pool, job: Job) -> None:
+    journal = job.journal
+    scoring = asyncio.create_task(Batch(pool, _Ticking(journal, job.tick)).run(job.source))
+    committing = asyncio.create_task(journal.commit_regularly())
+    try:
+        await asyncio.wait({scoring, committing}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        committing.cancel()
+        scoring.cancel()
+        await asyncio.wait({scoring, committing})
+        if committing.cancelled():
+            journal.commit()
+    for task in (committing, scoring):
+        if not task.cancelled():
+            task.result()
+
+
+def write_table(journal: Journal, output: Path, end: End) -> Counter[str]:
+    """Write the row of every input and count the outcomes: reason codes, "scored" and "ungradable"."""
+    outcomes, spec = Counter[str](), end.spec
+    form = ScoreFormat(spec.labels, spec.thresholds, len(spec.folds), spec.digest)
+    missing = _NOT_SENT if end.lost else _GONE
+    with table_writer(output, form) as write:
+        for row in journal.rows():
+            if isinstance(row, str):
+                row = ScoreRow(row, "", "failed", missing, None, None)
+            write(row)
+            outcomes[row.reason.partition(":")[0] or "scored"] += 1
+            outcomes["ungradable"] += bool(row.ungradable)
+    return outcomes
+
+
+def summarise(outcomes: Counter[str], found: Found, wall_s: float) -> RunSummary:
+    """Return what came out of a run; the rows are as many as the inputs.
+
+    Raises:
+        FundusError: they are not.
+    """
+    reasons = dict(outcomes)
+    n_scored, n_ungradable = reasons.pop("scored", 0), reasons.pop("ungradable", 0)
+    summary = RunSummary(
+        n_scored + sum(reasons.values()), n_scored, n_ungradable, found.n_known, reasons, wall_s
+    )
+    if summary.n_files != found.n_files:
+        raise FundusError(f"{found.n_files} inputs gave {summary.n_files} rows. Please report this.")
+    return summary
 
 
 def evaluate_output(output: Path, labels: LabelTable, spec: EnsembleSpec) -> Evaluation:
@@ -76,16 +187,12 @@ def run_json_path(output: Path) -> Path:
     return output.with_name("run.json")
 
 
-def write_run_json(
-    output: Path,
-    arguments: dict[str, Any],
-    spec: EnsembleSpec,
-    summary: RunSummary,
-    evaluation: Evaluation | None,
-) -> None:
-    """Write how the table was made: arguments, versions, bundle, counts, speed, and the evaluation."""
+def run_record(
+    arguments: dict[str, Any], spec: EnsembleSpec, summary: RunSummary, evaluation: Evaluation | None
+) -> dict[str, Any]:
+    """Return how a table was made: arguments, versions, bundle, counts, speed, and the evaluation."""
     names = ("fundus-triton", "numpy", "grpcio", "tritonclient")
-    content = {
+    return {
         "command": "fundus-client score",
         "arguments": arguments,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -96,7 +203,11 @@ def write_run_json(
         "evaluation": evaluation and evaluation.to_json(),
         "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
     }
+
+
+def write_run_json(output: Path, record: dict[str, Any]) -> None:
+    """Write it beside the table, complete or not at all."""
     path = run_json_path(output)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(json.dumps(record, indent=2) + "\n")
     partial.replace(path)

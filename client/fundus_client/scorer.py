@@ -1,9 +1,8 @@
-"""One image, one request: the Triton gRPC protocol, asynchronous."""
+"""One image, one request, one server: the Triton gRPC protocol, asynchronous."""
 
 import asyncio
 import re
 import struct
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from fundus_client.tls import Tls, refusal
 from fundus_core.ensemble import (
+    BUNDLE,
     ENSEMBLE_MODEL,
     FOLD_PROBABILITY,
     IMAGE,
     MANIFEST_PARAMETER,
     PREPROCESS_MODEL,
     PROBABILITY,
+    QUALITY,
     EnsembleSpec,
 )
 from fundus_core.errors import (
@@ -29,16 +29,25 @@ from fundus_core.errors import (
     BundleError,
     ImageError,
     ImageReason,
+    ServerBusyError,
     ServerError,
+    ServerRefusedError,
     ServerUnreachableError,
 )
+from fundus_core.quality import Quality
+from fundus_core.tls import Tls, refusal
 
 POLL_S = 0.2
+READY_DEADLINE_S = 5.0
+_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+_RAW_INPUT = b"\x3a"  # field 7 of ModelInferRequest, raw_input_contents, as the wire names it
+_OUTPUTS = (PROBABILITY, FOLD_PROBABILITY, QUALITY, BUNDLE)
 _REASON = re.compile(rf"\b({'|'.join(IMAGE_REASONS)}): (.*)", re.DOTALL)
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.lb_policy_name", "round_robin"),  # a name of several servers: all of them, in turn
+    ("grpc.use_local_subchannel_pool", 1),  # else a new channel inherits the long pauses of a broken one
     ("grpc.enable_http_proxy", 0),  # a hospital's http_proxy is for the web, not for the server beside us
 ]
 
@@ -49,6 +58,7 @@ class Prediction:
 
     probability: tuple[float, ...]
     fold_probability: tuple[tuple[float, ...], ...]
+    quality: Quality
 
 
 @dataclass(frozen=True)
@@ -56,33 +66,41 @@ class Scorer:
     """A connection to one server; `spec` is what that server says of its ensemble `model`."""
 
     spec: EnsembleSpec
+    digest: str
     model: str
     timeout_s: float
-    stub: service_pb2_grpc.GRPCInferenceServiceStub = field(repr=False)
+    _ask: grpc.aio.UnaryUnaryMultiCallable = field(repr=False)
 
     async def score(self, data: bytes, request_id: str) -> Prediction:
         """Return the answer to one encoded image file; it must carry the same `request_id`.
 
         Raises:
             ImageError: the server refused this image.
+            ServerBusyError: its queue is full; send the image again later.
             ServerUnreachableError: the connection broke, or no answer came within `timeout_s`.
-            ServerError: any other trouble of the server, such as a queue that stays full.
+            BundleError: another bundle answered than the one that was connected to.
+            ServerError: any other trouble of the server.
         """
-        answer = await self._answer(_request(data, request_id, self.model))
+        try:
+            answer = await self._ask(_request(data, request_id, self.model), timeout=self.timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error, self.timeout_s) from None
         if answer.id != request_id:
             raise ServerError("The server sent the answer to another request. Restart it and score again.")
-        return _prediction(answer, (len(self.spec.folds), len(self.spec.labels)))
+        return self._prediction(answer)
 
-    async def _answer(self, request: service_pb2.ModelInferRequest) -> service_pb2.ModelInferResponse:
-        """Send the request, again and again while the server is busy."""
-        deadline_s = time.monotonic() + self.timeout_s
-        while True:
-            try:
-                return await self.stub.ModelInfer(request, timeout=self.timeout_s)
-            except grpc.aio.AioRpcError as error:
-                if not _is_busy(error) or time.monotonic() > deadline_s:
-                    raise _translated(error, self.timeout_s) from None
-            await asyncio.sleep(POLL_S)
+    def _prediction(self, answer: service_pb2.ModelInferResponse) -> Prediction:
+        names = (output.name for output in answer.outputs)
+        content = dict(zip(names, answer.raw_output_contents, strict=True))
+        if (bundle := content.get(BUNDLE, b"")[4:].decode(errors="replace")) != self.digest:
+            raise BundleError(
+                f"The server now answers with the bundle {bundle[:12]}, not {self.digest[:12]}."
+            )
+        n_folds, n_labels = len(self.spec.folds), len(self.spec.labels)
+        probability = _probabilities(content.get(PROBABILITY, b""), (n_labels,))
+        folds = _probabilities(content.get(FOLD_PROBABILITY, b""), (n_folds, n_labels))
+        quality = Quality.from_vector(np.frombuffer(content.get(QUALITY, b""), "<f4"))
+        return Prediction(tuple(probability.tolist()), tuple(map(tuple, folds.tolist())), quality)
 
 
 @asynccontextmanager
@@ -97,14 +115,17 @@ async def connect(
     """Wait until the server at "host:port" is ready, and give a scorer that knows its ensemble.
 
     Raises:
-        ServerUnreachableError: not ready within `ready_timeout_s`, or client and server don't agree on TLS.
-        BundleError: the server serves no fundus ensemble.
+        ServerUnreachableError: not ready within `ready_timeout_s`; its subclass says that client and server
+            don't agree on TLS.
+        BundleError: the server serves no fundus ensemble, or one of an earlier form.
     """
     async with _channel(address, tls) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         await _wait_until_ready(stub, address, tls, ready_timeout_s)
         own, spec = await _read_model(stub, address, model)
-        yield Scorer(spec, own, timeout_s, stub)
+        # Bytes, not messages: else gRPC copies each image twice more.
+        ask = channel.unary_unary(_METHOD, response_deserializer=service_pb2.ModelInferResponse.FromString)
+        yield Scorer(spec, spec.digest, own, timeout_s, ask)
 
 
 def _channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
@@ -127,10 +148,10 @@ async def _wait_until_ready(
 
 async def _is_ready(stub: service_pb2_grpc.GRPCInferenceServiceStub, address: str, tls: Tls | None) -> bool:
     try:
-        answer = await stub.ServerReady(service_pb2.ServerReadyRequest())
+        answer = await stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=READY_DEADLINE_S)
     except grpc.aio.AioRpcError:
         if said := await asyncio.to_thread(refusal, address, tls):
-            raise ServerUnreachableError(said) from None
+            raise ServerRefusedError(said) from None
         return False
     return bool(answer.ready)
 
@@ -140,39 +161,44 @@ async def _read_model(
 ) -> tuple[str, EnsembleSpec]:
     """Return the name under which the bundle behind `model` always answers, and its spec."""
     try:
-        answer = await stub.ModelConfig(service_pb2.ModelConfigRequest(name=model))
+        request = service_pb2.ModelConfigRequest(name=model)
+        answer = await stub.ModelConfig(request, timeout=READY_DEADLINE_S)
     except grpc.aio.AioRpcError as error:
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            raise _translated(error, READY_DEADLINE_S) from None
         hint = "Serve a repository made by `fundus-export repository`."
         raise BundleError(f"{address} serves no {model} ({error.details()}). {hint}") from None
+    missing = set(_OUTPUTS) - {output.name for output in answer.config.output}
+    if missing:
+        hint = "Render it again with `fundus-export configs`."
+        raise BundleError(f"{model} at {address} is of an earlier form, without {', '.join(missing)}. {hint}")
     spec = EnsembleSpec.from_json(answer.config.parameters[MANIFEST_PARAMETER].string_value)
     # In a live repository each bundle has an ensemble of its own: a swap does not touch a run that has begun.
     first = answer.config.ensemble_scheduling.step[0].model_name
     return first.replace(PREPROCESS_MODEL, ENSEMBLE_MODEL), spec
 
 
-def _request(data: bytes, request_id: str, model: str) -> service_pb2.ModelInferRequest:
+def _request(data: bytes, request_id: str, model: str) -> bytes:
+    """Return a serialized ModelInferRequest, made with one copy of `data`."""
     tensor = service_pb2.ModelInferRequest.InferInputTensor(name=IMAGE, datatype="BYTES", shape=[1, 1])
-    outputs = [
-        service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name)
-        for name in (PROBABILITY, FOLD_PROBABILITY)
-    ]
-    return service_pb2.ModelInferRequest(
-        model_name=model,
-        id=request_id,
-        inputs=[tensor],
-        outputs=outputs,
-        raw_input_contents=[struct.pack("<I", len(data)) + data],
+    outputs = [service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in _OUTPUTS]
+    request = service_pb2.ModelInferRequest(model_name=model, id=request_id, inputs=[tensor], outputs=outputs)
+    length = len(data) + 4
+    return b"".join(
+        (request.SerializeToString(), _RAW_INPUT, _varint(length), struct.pack("<I", len(data)), data)
     )
 
 
-def _prediction(answer: service_pb2.ModelInferResponse, shape: tuple[int, int]) -> Prediction:
-    content = dict(zip((output.name for output in answer.outputs), answer.raw_output_contents, strict=True))
-    probability = _floats(content.get(PROBABILITY, b""), (shape[1],))
-    folds = _floats(content.get(FOLD_PROBABILITY, b""), shape)
-    return Prediction(tuple(probability.tolist()), tuple(map(tuple, folds.tolist())))
+def _varint(number: int) -> bytes:
+    """Return a length as protobuf writes it: 7 bits a byte, the lowest first."""
+    groups = []
+    while number > 0x7F:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*groups, number))
 
 
-def _floats(content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _probabilities(content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
     values = np.frombuffer(content, "<f4")
     if values.size != np.prod(shape) or not ((values >= 0) & (values <= 1)).all():
         raise ServerError(f"The server's answer is no {shape} of probabilities. Check its models.")
@@ -180,11 +206,16 @@ def _floats(content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def _is_busy(error: grpc.aio.AioRpcError) -> bool:
-    """Whether the queue was full, or the request waited in it for too long; the server is well."""
-    said = ("queue size", "Request timeout expired")
+    said = ("queue size", "Request timeout expired")  # full, or the request waited in it for too long
     return error.code() == grpc.StatusCode.UNAVAILABLE and any(
         words in (error.details() or "") for words in said
     )
+
+
+def _is_broken(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the server is gone or ends, or a model's process in it: that does not come back by itself."""
+    dead_stub = "Stub process" in (error.details() or "")
+    return dead_stub or error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 def _translated(error: grpc.aio.AioRpcError, timeout_s: float) -> ImageError | ServerError:
@@ -193,6 +224,8 @@ def _translated(error: grpc.aio.AioRpcError, timeout_s: float) -> ImageError | S
         return ImageError(cast(ImageReason, found[1]), found[2])
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return ServerUnreachableError(f"No answer within {timeout_s:g} s.")
-    if code == grpc.StatusCode.UNAVAILABLE and not _is_busy(error):
+    if _is_busy(error):
+        return ServerBusyError("The server's queue stayed full.")
+    if _is_broken(error):
         return ServerUnreachableError("The connection to the server broke.")
     return ServerError(f"{code.name}: {details}")

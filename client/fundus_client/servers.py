@@ -1,39 +1,101 @@
-"""Which server answers: the one at `--url`, or an embedded one on a model repository."""
+"""Which servers answer: those at `--url`, or an embedded one on a model repository."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from fundus_client.embedded import embedded_server
-from fundus_client.tls import Tls
+from fundus_client.embedded import EmbeddedServer, embedded_server
+from fundus_client.member import Endpoint, Patience
+from fundus_core.ensemble import ENSEMBLE_MODEL
 from fundus_core.errors import UsageError
 from fundus_core.repository import check_repository
+from fundus_core.tls import Tls
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Whom to ask: the servers at `urls`, or without any an embedded one on `repository`."""
+
+    urls: Sequence[str]
+    repository: Path | None
+    tls: Tls | None
+    patience: Patience
+    model: str = ENSEMBLE_MODEL
+
+
+@dataclass(frozen=True)
+class RemoteEndpoint:
+    """A server that somebody else keeps alive, at "host:port"."""
+
+    url: str
+    tls: Tls | None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^/\s]+:\d{1,5}", self.url):
+            raise UsageError(
+                f"--url is {self.url!r}. Write host:port of the server's gRPC, such as localhost:8001."
+            )
+
+    def address(self, *, anew: bool) -> str:
+        """Return "host:port"."""
+        return self.url
+
+
+@dataclass
+class EmbeddedEndpoint:
+    """A server of this process: it starts when its address is asked for, and again when it has ended."""
+
+    repository: Path
+    wait_s: float
+    tls: None = None
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _server: EmbeddedServer | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def address(self, *, anew: bool) -> str:
+        """Return "host:port" of the running server; with `anew` of one that was just started."""
+        with self._lock:
+            if anew or self._server is None or not self._server.is_alive():
+                self._stack.close()
+                running = embedded_server(self.repository, ready_timeout_s=self.wait_s)
+                self._server = self._stack.enter_context(running)
+            return self._server.grpc_address
+
+    def close(self) -> None:
+        """End the server."""
+        with self._lock:
+            self._stack.close()
 
 
 @contextmanager
-def scoring_server(
-    url: str | None, repository: Path | None, wait_s: float, tls: Tls | None = None
-) -> Iterator[str]:
-    """Give the gRPC address of the server at `url`, or of an embedded one that ends with the block.
+def scoring_servers(
+    urls: Sequence[str], repository: Path | None, wait_s: float, tls: Tls | None = None
+) -> Iterator[list[Endpoint]]:
+    """Give the servers at `urls`, or without any an embedded one that runs until the block ends.
 
     Raises:
-        UsageError: both are given, `url` is not host:port, or `tls` is meant for the embedded one.
+        UsageError: both are given, a url is not host:port, or `tls` is meant for the embedded one.
         BundleError: `repository` is no model repository of this project, or a file of it was changed.
+        ServerError: the embedded server does not start.
     """
-    if url is None and tls:
-        raise UsageError("--tls-ca needs --url: an embedded server answers this computer only, without TLS.")
-    if url is None:
-        folder = repository or reference_repository()
-        check_repository(folder)
-        with embedded_server(folder, ready_timeout_s=wait_s) as server:
-            yield server.grpc_address
-        return
-    if repository:
+    if urls and repository:
         raise UsageError("--url and --repository exclude each other: a running server has its own.")
-    if not re.fullmatch(r"[^/\s]+:\d{1,5}", url):
-        raise UsageError(f"--url is {url!r}. Write host:port of the server's gRPC, such as localhost:8001.")
-    yield url
+    if urls:
+        yield [RemoteEndpoint(url, tls) for url in dict.fromkeys(urls)]
+        return
+    if tls:
+        raise UsageError("--tls-ca needs --url: an embedded server answers this computer only, without TLS.")
+    folder = repository or reference_repository()
+    check_repository(folder)
+    endpoint = EmbeddedEndpoint(folder, wait_s)
+    try:
+        endpoint.address(anew=False)
+        yield [endpoint]
+    finally:
+        endpoint.close()
 
 
 def reference_repository() -> Path:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fundus_client.scorer import Prediction, Scorer
+from fundus_client.pool import Pool
+from fundus_client.scorer import Prediction
 from fundus_core.errors import BundleError
 from fundus_core.tables import LabelTable
 from fundus_eval.golden import read_golden
@@ -17,14 +18,14 @@ COPIES = 2  # of each image at once, so that batches hold identical rows
 IN_FLIGHT = 32
 
 
-async def replay(scorer: Scorer, repository: Path, own: Path | None, labels: LabelTable | None) -> Parity:
+async def replay(pool: Pool, repository: Path, own: Path | None, labels: LabelTable | None) -> Parity:
     """Return the parity of a server with the golden answers of `repository`.
 
     Every image is sent alone first, then all of them at once, each twice: so its answer in batches of any
     size, beside itself and beside others, is compared with its answer alone.
 
     Args:
-        scorer: a connection to the server.
+        pool: the server, or several of one bundle.
         repository: a copy of the bundle that it serves.
         own: a folder with the images that were given at export.
         labels: of these.
@@ -32,17 +33,17 @@ async def replay(scorer: Scorer, repository: Path, own: Path | None, labels: Lab
     Raises:
         BundleError: the server serves another bundle, or the repository has no golden answers.
     """
-    golden = read_golden(repository, scorer.spec, own, labels)
-    alone = [await _answer(scorer, path) for path in golden.paths]
+    golden = read_golden(repository, pool.spec, own, labels)
+    alone = [await _answer(pool, path) for path in golden.paths]
     slots = asyncio.Semaphore(IN_FLIGHT)
 
     async def beside_others(path: Path) -> Prediction:
         async with slots:
-            return await _answer(scorer, path)
+            return await _answer(pool, path)
 
     together = await asyncio.gather(*(beside_others(path) for path in golden.paths for _ in range(COPIES)))
     repeats = [_answers(together[copy::COPIES]) for copy in range(COPIES)]
-    return compare(scorer.spec, golden.answers, _answers(alone), golden.truth, repeats)
+    return compare(pool.spec, golden.answers, _answers(alone), golden.truth, repeats)
 
 
 def check_same_bundle(served: str, golden: str, repository: Path) -> None:
@@ -58,9 +59,9 @@ def check_same_bundle(served: str, golden: str, repository: Path) -> None:
         )
 
 
-async def _answer(scorer: Scorer, path: Path) -> Prediction:
+async def _answer(pool: Pool, path: Path) -> Prediction:
     data = path.read_bytes()
-    return await scorer.score(data, hashlib.sha256(data).hexdigest())
+    return await pool.score(data, hashlib.sha256(data).hexdigest())
 
 
 def _answers(predictions: Sequence[Prediction]) -> Answers:

@@ -15,25 +15,31 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fundus_core.ensemble import IMAGE, PIXELS
+from fundus_core.ensemble import BUNDLE, DIGEST_PARAMETER, IMAGE, PIXELS, QUALITY
 from fundus_core.errors import BundleError, ImageError
-from fundus_core.preprocess import PreprocessSpec, preprocess_encoded
+from fundus_core.images import decode
+from fundus_core.preprocess import MARGIN_REMOVED, Pixels, PreprocessSpec, preprocess_steps
+from fundus_core.quality import Quality, measure
 from fundus_core.schema import build
 
 CORES = len(os.sched_getaffinity(0))
 
 
-def _parameter(model_config: str, name: str) -> Any:
-    return json.loads(json.loads(model_config)["parameters"][name]["string_value"])
+def _parameter(model_config: str, name: str) -> str:
+    return str(json.loads(model_config)["parameters"][name]["string_value"])
 
 
 class PreprocessModel:
-    """`image` BYTES [1] -> `pixels` UINT8 [S, S, 3]. Answers each request of a batch by itself."""
+    """`image` BYTES [1] -> `pixels` UINT8 [S, S, 3], `quality` FP32 [Q] and `bundle` BYTES [1].
+
+    Answers each request of a batch by itself.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read the spec from the model's config."""
-        parameter = _parameter(args["model_config"], "preprocess")
+        """Read spec and digest from the model's config."""
+        parameter = json.loads(_parameter(args["model_config"], "preprocess"))
         self._spec = build(PreprocessSpec, parameter, BundleError, "preprocess")
+        self._bundle = _parameter(args["model_config"], DIGEST_PARAMETER).encode()
         self._threads = ThreadPoolExecutor(CORES)
         cv2.setNumThreads(1)  # the requests of a batch already share the cores
 
@@ -46,13 +52,22 @@ class PreprocessModel:
 
         images = pb_utils.get_input_tensor_by_name(request, IMAGE).as_numpy()  # (B, 1) of bytes
         try:
-            pixels = np.stack([preprocess_encoded(data, self._spec) for data in images.reshape(-1)])
+            seen = [self._see(data) for data in images.reshape(-1)]
         except ImageError as error:
             message = f"{error.reason}: {error}"
             return pb_utils.InferenceResponse(
                 error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
             )
-        return pb_utils.InferenceResponse([pb_utils.Tensor(PIXELS, pixels)])
+        outputs = {
+            PIXELS: np.stack([pixels for pixels, _ in seen]),
+            QUALITY: np.stack([quality.vector for _, quality in seen]),
+            BUNDLE: np.full(images.shape, self._bundle, object),
+        }
+        return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in outputs.items()])
+
+    def _see(self, data: bytes) -> tuple[Pixels, Quality]:
+        pictures = dict(preprocess_steps(decode(data), self._spec))
+        return list(pictures.values())[-1], measure(pictures[MARGIN_REMOVED])
 
     def finalize(self) -> None:
         """End the threads."""

@@ -19,6 +19,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from fundus_core.ensemble import (
     AVERAGE_MODEL,
+    BUNDLE,
     DIGEST_PARAMETER,
     ENSEMBLE_MODEL,
     FOLD_PROBABILITY,
@@ -27,9 +28,11 @@ from fundus_core.ensemble import (
     PIXELS,
     PREPROCESS_MODEL,
     PROBABILITY,
+    QUALITY,
     EnsembleSpec,
     fold_model,
 )
+from fundus_core.quality import N_MEASURES
 from fundus_core.serving import Serving
 
 CONFIG = "config.pbtxt"
@@ -42,7 +45,7 @@ HEADER = (
     "# Rendered by `fundus-export` from manifest.json and serving.json; changes are lost at the next time.\n"
 )
 MODEL_PY = {
-    "PreprocessModel": "Answers `image` with `pixels`; the code is shared with training.",
+    "PreprocessModel": "Answers `image` with `pixels` and more; the code is shared with training.",
     "OnnxModel": "Runs model.onnx in a server that has no onnxruntime backend (configs/embedded.pbtxt).",
 }
 
@@ -110,6 +113,8 @@ def _tensors(config: triton.ModelConfig, spec: EnsembleSpec, inputs: list[str], 
         IMAGE: (triton.TYPE_STRING, [1]),
         PIXELS: (triton.TYPE_UINT8, [size, size, 3]),
         FOLD_PROBABILITY: (triton.TYPE_FP32, [len(spec.folds), n_labels]),
+        QUALITY: (triton.TYPE_FP32, [N_MEASURES]),
+        BUNDLE: (triton.TYPE_STRING, [1]),
     }
     for names, tensors in ((inputs, config.input), (outputs, config.output)):
         for name in names:
@@ -126,8 +131,8 @@ def _preprocess(spec: EnsembleSpec, serving: Serving) -> triton.ModelConfig:
     policy.default_timeout_microseconds = serving.queue_timeout_s * 1_000_000
     config.backend = "python"
     config.instance_group.add(count=serving.preprocess_instances, kind=triton.ModelInstanceGroup.KIND_CPU)
-    _parameters(config, {"preprocess": json.dumps(asdict(spec.preprocess))})
-    _tensors(config, spec, [IMAGE], [PIXELS])
+    _parameters(config, {"preprocess": json.dumps(asdict(spec.preprocess)), DIGEST_PARAMETER: spec.digest})
+    _tensors(config, spec, [IMAGE], [PIXELS, QUALITY, BUNDLE])
     return config
 
 
@@ -200,9 +205,10 @@ def _ensemble(spec: EnsembleSpec, serving: Serving) -> triton.ModelConfig:
     config = _model(ENSEMBLE_MODEL, serving)
     config.platform = "ensemble"
     _parameters(config, {MANIFEST_PARAMETER: spec.to_json(), DIGEST_PARAMETER: spec.digest, **_summary(spec)})
-    _tensors(config, spec, [IMAGE], [PROBABILITY, FOLD_PROBABILITY])
+    _tensors(config, spec, [IMAGE], [PROBABILITY, FOLD_PROBABILITY, QUALITY, BUNDLE])
     folds = [fold_model(fold.index) for fold in spec.folds]
-    _step(config, PREPROCESS_MODEL, {IMAGE: IMAGE}, {PIXELS: PIXELS})
+    seen = (PIXELS, QUALITY, BUNDLE)
+    _step(config, PREPROCESS_MODEL, {IMAGE: IMAGE}, {name: name for name in seen})
     for fold in folds:
         _step(config, fold, {PIXELS: PIXELS}, {PROBABILITY: fold})
     outputs = {PROBABILITY: PROBABILITY, FOLD_PROBABILITY: FOLD_PROBABILITY}

@@ -22,6 +22,8 @@ IMAGE = "image"  # BYTES [1]: one encoded file
 PIXELS = "pixels"  # UINT8 [S, S, 3]
 PROBABILITY = "probability"  # FP32 [K]
 FOLD_PROBABILITY = "fold_probability"  # FP32 [F, K]
+QUALITY = "quality"  # FP32 [Q]
+BUNDLE = "bundle"  # BYTES [1]: the digest (hex) of the bundle that made this answer
 
 MANIFEST_PARAMETER = "manifest"  # of the ensemble's config: the manifest as compact JSON
 DIGEST_PARAMETER = "bundle_digest"

@@ -8,7 +8,10 @@
     ├── ImageError              1   one file cannot be scored; becomes a row with a reason, never an abort
     ├── BundleError             1   a model repository that is incomplete or inconsistent
     └── ServerError             1   the server answered, but with an error
+        ├── ServerBusyError         1   its queue is full; the same request may be sent again
+        ├── BreaksServerError       1   a server broke each time that it had this image
         └── ServerUnreachableError  4   no server answered in time
+            └── ServerRefusedError  4   one that never will: client and server do not agree on TLS
 
 Exit code 0 means everything worked; 3 means that some files have no score (no exception: it is a result).
 """
@@ -28,6 +31,12 @@ ImageReason = Literal[
     "not_a_file",  # a directory, pipe, socket or device
 ]
 IMAGE_REASONS: tuple[str, ...] = get_args(ImageReason)
+
+ServerReason = Literal[
+    "breaks_server",  # a server broke or fell silent each time that it had this image, at last alone
+    "server_error",  # the server answered with an error that is not about the image
+    "server_unreachable",  # not answered: no server was ready any more
+]
 
 
 class FundusError(Exception):
@@ -73,7 +82,19 @@ class ServerError(FundusError):
     """The server answered, but with an error."""
 
 
+class ServerBusyError(ServerError):
+    """Its queue is full, or the request waited in it for too long; the server is well."""
+
+
+class BreaksServerError(ServerError):
+    """A server broke or fell silent each time that it had this image, at last alone."""
+
+
 class ServerUnreachableError(ServerError):
     """No server answered in time."""
 
     exit_code = 4
+
+
+class ServerRefusedError(ServerUnreachableError):
+    """Client and server do not agree on TLS; asking again won't help."""

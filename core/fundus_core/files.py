@@ -1,15 +1,21 @@
-"""Find image files and read their encoded bytes. Unreadable is an `ImageError`, never a skip."""
+"""Find image files, read them, and write files whole. Unreadable is an `ImageError`, never a skip."""
 
+import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 from fundus_core.errors import ImageError, UsageError
 from fundus_core.images import ImageLimits
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp"})
+STAMP_BYTES = 16
+
+Wanted = Callable[[str, bool], bool]  # (image_id, whether it is a folder) -> whether to take or enter it
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +24,43 @@ class ImageRef:
 
     image_id: str
     path: Path
+
+    def size_bytes(self) -> int:
+        """Return how many bytes the file has, 0 where that cannot be told."""
+        status = self._status()
+        return status.st_size if status else 0
+
+    def stamp(self) -> bytes:
+        """Return 16 bytes that stay the same while the file surely does, b"" where that cannot be told.
+
+        Ask before reading: a change in between then shows the next time.
+        """
+        status = self._status()
+        if status is None:
+            return b""
+        facts = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return stamp_of(os.path.abspath(self.path), *facts)
+
+    def read(self, limits: ImageLimits) -> bytes:
+        """Return the encoded bytes, as `read_encoded`."""
+        return read_encoded(self.path, limits)
+
+    def _status(self) -> os.stat_result | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status if stat.S_ISREG(status.st_mode) else None
+
+
+def stamp_of(*facts: object) -> bytes:
+    """Return 16 bytes that stand for `facts`."""
+    return blake2b(repr(facts).encode(), digest_size=STAMP_BYTES).digest()
+
+
+def by_suffix(image_id: str, is_folder: bool) -> bool:
+    """Whether a search enters a folder (always), or takes a file: by the suffix of its name."""
+    return is_folder or Path(image_id).suffix.lower() in IMAGE_SUFFIXES
 
 
 def find_images(paths: Sequence[Path]) -> Iterator[ImageRef]:
@@ -31,29 +74,37 @@ def find_images(paths: Sequence[Path]) -> Iterator[ImageRef]:
     Raises:
         UsageError: a path does not exist.
     """
-    roots = _outermost(paths)
-    base = _base(roots)
-    for root in sorted(roots, key=lambda root: _sort_name(root.relative_to(base).as_posix(), root.is_dir())):
-        image_id = "" if root == base else root.relative_to(base).as_posix()
-        yield from _walk(root, image_id, frozenset()) if root.is_dir() else (ImageRef(image_id, root),)
+    for path in paths:
+        if not os.path.lexists(path):
+            raise UsageError(f"There is no file or folder '{os.path.abspath(path)}'. Check the path.")
+    return walk_images(paths, common_folder(paths))
 
 
-def _outermost(paths: Sequence[Path]) -> list[Path]:
-    roots = {Path(os.path.abspath(path)) for path in paths}
-    for root in roots:
-        if not os.path.lexists(root):
-            raise UsageError(f"There is no file or folder '{root}'. Check the path.")
-    return [root for root in roots if roots.isdisjoint(root.parents)]
-
-
-def _base(roots: Sequence[Path]) -> Path:
+def common_folder(paths: Sequence[Path]) -> Path:
+    """Return the absolute folder that the ids of everything below `paths` are relative to."""
+    roots = [Path(os.path.abspath(path)) for path in paths]
     return Path(os.path.commonpath([root if root.is_dir() else root.parent for root in roots]))
 
 
-def _walk(folder: Path, folder_id: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[ImageRef]:
+def walk_images(paths: Sequence[Path], base: Path, wanted: Wanted = by_suffix) -> Iterator[ImageRef]:
+    """Yield as `find_images`, with ids relative to `base`, what is `wanted` below the folders of `paths`."""
+    roots = {Path(os.path.abspath(path)) for path in paths}
+    outermost = [root for root in roots if roots.isdisjoint(root.parents)]
+    for root in sorted(
+        outermost, key=lambda root: sort_name(root.relative_to(base).as_posix(), root.is_dir())
+    ):
+        image_id = "" if root == base else root.relative_to(base).as_posix()
+        yield from (
+            _walk(root, image_id, frozenset(), wanted) if root.is_dir() else (ImageRef(image_id, root),)
+        )
+
+
+def _walk(
+    folder: Path, folder_id: str, ancestors: frozenset[tuple[int, int]], wanted: Wanted
+) -> Iterator[ImageRef]:
     try:
         status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: _sort_name(entry.name, _is_folder(entry)))
+        entries = sorted(os.scandir(folder), key=lambda entry: sort_name(entry.name, _is_folder(entry)))
     except OSError:
         yield ImageRef(f"{folder_id}/", folder)
         return
@@ -62,9 +113,11 @@ def _walk(folder: Path, folder_id: str, ancestors: frozenset[tuple[int, int]]) -
         return
     for entry in entries:
         image_id = f"{folder_id}/{entry.name}" if folder_id else entry.name
+        if not wanted(image_id, _is_folder(entry)):
+            continue
         if _is_folder(entry):
-            yield from _walk(Path(entry.path), image_id, ancestors | {inode})
-        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+            yield from _walk(Path(entry.path), image_id, ancestors | {inode}, wanted)
+        else:
             yield ImageRef(image_id, Path(entry.path))
 
 
@@ -75,8 +128,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _sort_name(name: str, is_folder: bool) -> str:
-    # With "/" behind a folder's name, walking in name order is the order of the whole relative paths.
+def sort_name(name: str, is_folder: bool) -> str:
+    """Return what to sort a folder's entries by, so that the walk is in the order of the whole paths."""
     return f"{name}/" if is_folder else name
 
 
@@ -89,7 +142,8 @@ def read_encoded(path: Path, limits: ImageLimits) -> bytes:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError("unreadable", "This folder could not be listed; check its permissions.")
+            os.scandir(path).close()  # raises where the folder could not be listed
+            raise ImageError("not_a_file", "This is a folder. Give it as an argument to score what is in it.")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("not_a_file", "This is a pipe, socket or device, not a file.")
         limits.check_bytes(status.st_size)
@@ -100,3 +154,27 @@ def read_encoded(path: Path, limits: ImageLimits) -> bytes:
         raise ImageError("unreadable", f"The file system answered: {error.strerror}.") from None
     limits.check_bytes(len(data))
     return data
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to; `path` appears with all of it at the end, safe on the disk, or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        _flush(partial)
+        partial.replace(path)
+        _flush(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that knows no such thing
+            raise
+    finally:
+        os.close(descriptor)

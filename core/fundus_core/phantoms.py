@@ -4,7 +4,7 @@ For demonstrations, tests and training without patient data. They are drawings: 
 about an eye. Only the cup tells the classes apart; all else is drawn from random streams of its own.
 
 Places on the retina are degrees of visual angle as complex numbers. The fovea is the origin, x points to the
-nose, y points down: a right eye; a left eye is its mirror image. Unfinished pictures are planar, (3, W, W).
+nose, y points down: a right eye; a left eye is its mirror image.
 """
 
 import csv
@@ -19,20 +19,28 @@ from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 
 from fundus_core.errors import UsageError
+from fundus_core.painting import (
+    WORK_PX,
+    Floats,
+    Pair,
+    Places,
+    Rgb,
+    Widths,
+    bumps,
+    grid,
+    paint,
+    ribbon,
+    stain,
+    tree,
+)
 
 GLAUCOMA_CUP_TO_DISC = 0.6
 RATIOS = ((0.25, 0.5), (0.68, 0.9))  # drawn without and with glaucoma; the gap keeps the label clear-cut
 LABELS_FILE = "labels.csv"
 LABELS_COLUMNS = ("image_id", "glaucoma", "patient_id", "eye", "cup_to_disc", "camera")
-WORK_PX = 800  # W: every field of view is drawn this wide, then resized to what its camera delivers
 
 Eye = Literal["left", "right"]
-Pair = tuple[float, float]
-Rgb = tuple[float, float, float]
 Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Places = NDArray[np.complex128]
-Widths = NDArray[np.float64]  # degrees
 
 
 @dataclass(frozen=True)
@@ -172,55 +180,33 @@ def encode(pixels: Pixels, camera: Camera) -> bytes:
     return cv2.imencode(camera.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
-def _grid(centre: complex, size: float) -> tuple[Floats, Floats]:
-    """Return x (1, W) and y (W, 1) of the pixels of a square around `centre`."""
-    line = (((np.arange(WORK_PX) + 0.5) / WORK_PX - 0.5) * size).astype(np.float32)
-    return line[None, :] + np.float32(centre.real), line[:, None] + np.float32(centre.imag)
-
-
-def _bumps(rng: Generator, cells: int) -> Floats:
-    """Return smooth noise (W, W) of roughly unit variance, about `cells` bumps across."""
-    coarse = rng.standard_normal((cells, cells), np.float32)
-    return np.asarray(cv2.resize(coarse, (WORK_PX, WORK_PX), interpolation=cv2.INTER_CUBIC), np.float32)
-
-
-def _paint(retina: Floats, colour: Rgb, cover: Floats) -> None:
-    """Lay `colour` over the retina where `cover` (W, W), 0..1, says so."""
-    retina += (np.array(colour, np.float32)[:, None, None] - retina) * cover
-
-
-def _stain(retina: Floats, absorbed: Rgb, cover: Floats) -> None:
-    """Take the share `absorbed` of each colour away where `cover` (W, W) says so."""
-    retina *= 1 - np.array(absorbed, np.float32)[:, None, None] * cover
-
-
 def _retina(drawn: Plan, rng: Generator) -> Floats:
     """Return the background: choroid, pigment and macula."""
-    x, y = _grid(drawn.gaze, drawn.field_deg)
+    x, y = grid(drawn.gaze, drawn.field_deg)
     fovea, contrast = x**2 + y**2, rng.uniform(0.5, 1.2)
     retina = np.full((3, WORK_PX, WORK_PX), [[[0.84]], [[0.47]], [[0.25]]], np.float32)
-    streaks = np.exp(-((_bumps(rng, 22) / 0.4) ** 2)) * np.clip(0.5 + 0.6 * _bumps(rng, 7), 0, 1)
-    _paint(retina, (0.95, 0.55, 0.28), 0.8 * rng.uniform() ** 2 * streaks * (1 - np.exp(-fovea / 60)))
-    grain = 0.06 * _bumps(rng, 5) + 0.035 * _bumps(rng, 18) + 0.025 * _bumps(rng, 90)
-    _stain(retina, (0.45, 0.75, 0.8), grain + np.float32(rng.uniform(0, 0.55)))
-    _stain(retina, (0.26, 0.36, 0.34), contrast * np.exp(-fovea / 18))
-    _stain(retina, (0.16, 0.24, 0.24), contrast * np.exp(-fovea / 1.5))
+    streaks = np.exp(-((bumps(rng, 22) / 0.4) ** 2)) * np.clip(0.5 + 0.6 * bumps(rng, 7), 0, 1)
+    paint(retina, (0.95, 0.55, 0.28), 0.8 * rng.uniform() ** 2 * streaks * (1 - np.exp(-fovea / 60)))
+    grain = 0.06 * bumps(rng, 5) + 0.035 * bumps(rng, 18) + 0.025 * bumps(rng, 90)
+    stain(retina, (0.45, 0.75, 0.8), grain + np.float32(rng.uniform(0, 0.55)))
+    stain(retina, (0.26, 0.36, 0.34), contrast * np.exp(-fovea / 18))
+    stain(retina, (0.16, 0.24, 0.24), contrast * np.exp(-fovea / 1.5))
     return retina
 
 
 def _paint_disc(retina: Floats, drawn: Plan, rng: Generator) -> None:
     """Paint one over the other: a halo, a crescent in some eyes, the disc (its rest is the rim), the cup."""
-    x, y = _grid(drawn.gaze, drawn.field_deg)
+    x, y = grid(drawn.gaze, drawn.field_deg)
 
     def oval(centre: complex, radius: Pair, soft: float) -> Floats:
         distance = np.sqrt(((x - centre.real) / radius[0]) ** 2 + ((y - centre.imag) / radius[1]) ** 2)
         return np.clip((1 - distance) / np.float32(soft) + 0.5, 0, 1) ** np.float32(1.5)
 
     crescent = max(0.0, rng.uniform(-0.6, 0.6))
-    _paint(retina, (1.0, 0.72, 0.45), 0.2 * oval(drawn.disc, (6, 6), 1.6))
-    _paint(retina, (0.93, 0.68, 0.45), crescent * oval(drawn.disc - 0.8, drawn.disc_radius, 0.12))
-    _paint(retina, (0.96, 0.62, 0.39), 0.92 * oval(drawn.disc, drawn.disc_radius, 0.16))
-    _paint(retina, (1.02, 0.90, 0.68), 0.9 * oval(drawn.cup, drawn.cup_radius, 0.2))
+    paint(retina, (1.0, 0.72, 0.45), 0.2 * oval(drawn.disc, (6, 6), 1.6))
+    paint(retina, (0.93, 0.68, 0.45), crescent * oval(drawn.disc - 0.8, drawn.disc_radius, 0.12))
+    paint(retina, (0.96, 0.62, 0.39), 0.92 * oval(drawn.disc, drawn.disc_radius, 0.16))
+    paint(retina, (1.02, 0.90, 0.68), 0.9 * oval(drawn.cup, drawn.cup_radius, 0.2))
 
 
 _STEMS = (  # heading and turn in degrees (0 leads away from the fovea), length_deg, width, branches
@@ -237,8 +223,8 @@ def _stain_vessels(retina: Floats, drawn: Plan, rng: Generator) -> None:
     for width, aside, absorbed in (_VEINS, _ARTERIES):
         mask = np.zeros((WORK_PX, WORK_PX), np.uint8)
         for vessel in _vessels(drawn, rng, width, aside):
-            cv2.fillPoly(mask, [_ribbon(drawn, *vessel)], (255,), cv2.LINE_AA, 4)
-        _stain(retina, absorbed, cv2.GaussianBlur(mask, (0, 0), 1.0) * np.float32(contrast / 255))
+            cv2.fillPoly(mask, [ribbon(*vessel, drawn.gaze, drawn.field_deg)], (255,), cv2.LINE_AA, 4)
+        stain(retina, absorbed, cv2.GaussianBlur(mask, (0, 0), 1.0) * np.float32(contrast / 255))
 
 
 def _vessels(drawn: Plan, rng: Generator, width: float, aside: float) -> Iterator[tuple[Places, Widths]]:
@@ -248,52 +234,22 @@ def _vessels(drawn: Plan, rng: Generator, width: float, aside: float) -> Iterato
             first = np.angle(drawn.disc) + side * np.radians(heading + 15 * aside + rng.normal(0, 6))
             further = side * np.radians(turn + rng.normal(0, 5))
             wide = width * share * rng.uniform(0.85, 1.1)
-            yield from _tree(rng, start, (first, further), length, wide, branches)
-
-
-def _tree(
-    rng: Generator, start: complex, angles: Pair, length: float, width: float, branches: int
-) -> Iterator[tuple[Places, Widths]]:
-    """Yield a vessel, which turns early, wanders and ends short of the fovea; then its branches."""
-    along = np.arange(0, length, 0.4)
-    wander = 0.04 * np.cumsum(rng.standard_normal(len(along)))
-    headings = angles[0] + angles[1] * (1 - np.exp(-along / 7)) + wander
-    steps = 0.4 * np.exp(1j * headings)
-    line = start + np.cumsum(steps) - steps
-    widths = width * (1 - 0.6 * along / length)
-    seen = int(np.argmin(np.append(abs(line) > 2.2, False)))
-    if seen > 1:
-        yield line[:seen], widths[:seen]
-    forks = rng.integers(len(along) // 6, len(along) * 4 // 5, branches)
-    for at in forks[forks < seen]:
-        angle = rng.choice((-1, 1)) * rng.uniform(0.45, 1.0)
-        rest = (length - along[at]) * rng.uniform(0.5, 0.9) + 2
-        thin = widths[at] * rng.uniform(0.45, 0.7)
-        yield from _tree(rng, line[at], (headings[at] + angle, -0.5 * angle), rest, thin, branches // 3)
-
-
-def _ribbon(drawn: Plan, line: Places, widths: Widths) -> NDArray[np.int32]:
-    """Return the outline (N, 2) of a vessel in sixteenths of a pixel."""
-    along = np.gradient(line)
-    half = 0.5j * widths * along / abs(along)
-    outline = (np.concatenate([line + half, (line - half)[::-1]]) - drawn.gaze) / drawn.field_deg
-    places = np.stack([outline.real, outline.imag], axis=1) + 0.5
-    return np.asarray(np.round(places * WORK_PX * 16), np.int32)
+            yield from tree(rng, start, (first, further), length, wide, branches)
 
 
 def _shine(retina: Floats, rng: Generator) -> None:
     """Light the retina unevenly, with haze and a glow at the edge."""
-    x, y = _grid(0, 2)
+    x, y = grid(0, 2)
     away, angle, fall = x**2 + y**2, rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.35)
     towards = x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))
-    retina *= np.clip(1 - 0.3 * away + fall * towards + rng.uniform(0.03, 0.2) * _bumps(rng, 3), 0.2, 1.4)
+    retina *= np.clip(1 - 0.3 * away + fall * towards + rng.uniform(0.03, 0.2) * bumps(rng, 3), 0.2, 1.4)
     haze = max(0.0, rng.uniform(-0.3, 0.3)) * (0.6 + 0.4 * towards)
-    _paint(retina, (0.72, 0.55, 0.42), haze + 0.8 * fall * np.clip(towards, 0, 1) ** 4 * away**3)
+    paint(retina, (0.72, 0.55, 0.42), haze + 0.8 * fall * np.clip(towards, 0, 1) ** 4 * away**3)
 
 
 def _photograph(retina: Floats, drawn: Plan, rng: Generator) -> Pixels:
     """Return what lens and sensor make of it: the round field of view (W, W, 3)."""
-    x, y = _grid(0, WORK_PX)
+    x, y = grid(0, WORK_PX)
     blur_px = float(np.hypot(drawn.camera.blur_px, rng.uniform(0, 1.2)))
     field = np.asarray(cv2.GaussianBlur(cv2.merge(list(retina)), (0, 0), blur_px), np.float32)
     field *= rng.uniform(0.75, 1.15) * np.array(drawn.camera.white_balance, np.float32)

@@ -18,6 +18,7 @@ from fundus_core.vessels import erase_vessels
 Pixels = NDArray[np.uint8]
 
 LIT_SHARE = 0.01  # of a row or column; less is margin noise or a printed date
+MARGIN_REMOVED = "margin removed"  # the step that other code looks for
 SCAN_PX = 512  # the margin is looked for on about this many rows and columns
 
 
@@ -69,7 +70,7 @@ def preprocess_steps(pixels: Pixels, spec: PreprocessSpec) -> Iterator[tuple[str
     """Yield the name and the picture of each step that `spec` asks for, from the original on."""
     yield "original", pixels
     field = pixels = remove_margin(pixels, spec.margin_threshold)
-    yield "margin removed", pixels
+    yield MARGIN_REMOVED, pixels
     if spec.erase_vessels:
         pixels = erase_vessels(pixels)
         yield "vessels erased", pixels

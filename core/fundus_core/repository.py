@@ -12,7 +12,7 @@ carries a record of its own. Compiled Python is left aside: no server that we st
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from fundus_core.configs import render
@@ -32,32 +32,53 @@ def check_repository(repository: Path) -> EnsembleSpec:
         UsageError: serving.json cannot be used.
     """
     spec, serving = read_manifest(repository), read_serving(repository)
-    complaints = list(_complaints(repository, spec, serving))
-    if complaints:
-        more = f" … and {len(complaints) - MOST_NAMED} more" if len(complaints) > MOST_NAMED else ""
-        hint = "Take a fresh copy, or after a change of serving.json run `fundus-export configs`."
-        raise BundleError(f"'{repository}': {', '.join(complaints[:MOST_NAMED])}{more}. {hint}")
+    present = files_below(repository) - {MANIFEST, SERVING}
+    hint = "Take a fresh copy, or after a change of serving.json run `fundus-export configs`."
+    said = complaints(spec, render(spec, serving), present, lambda path: repository / path)
+    refuse(f"'{repository}'", said, hint)
     return spec
 
 
-def _complaints(repository: Path, spec: EnsembleSpec, serving: Serving) -> Iterator[str]:
-    rendered = render(spec, serving)
+def complaints(
+    spec: EnsembleSpec, rendered: Mapping[str, str], present: set[str], place: Callable[[str], Path]
+) -> Iterator[str]:
+    """Yield what is wrong with each file that is not as it was exported.
+
+    Args:
+        spec: has the digests of what is not rendered.
+        rendered: the text of each other file, by its path in a repository, as all paths here.
+        present: the files that are there.
+        place: says where a file lies.
+    """
     wanted = spec.files | {path: _digest(text.encode()) for path, text in rendered.items()}
     for path, digest in sorted(wanted.items()):
         try:
-            if _digest((repository / path).read_bytes()) != digest:
+            if _digest(place(path).read_bytes()) != digest:
                 yield f"{path} was changed"
         except OSError:
             yield f"{path} is missing"
-    for path in sorted(_present(repository) - wanted.keys() - {MANIFEST, SERVING}):
+    for path in sorted(present - wanted.keys()):
         if not MADE_HERE.fullmatch(path):
             yield f"{path} does not belong there"
 
 
-def _present(repository: Path) -> set[str]:
+def refuse(where: str, complaints: Iterator[str], hint: str) -> None:
+    """Do nothing where there are no complaints.
+
+    Raises:
+        BundleError: the first of them.
+    """
+    said = list(complaints)
+    if said:
+        more = f" … and {len(said) - MOST_NAMED} more" if len(said) > MOST_NAMED else ""
+        raise BundleError(f"{where}: {', '.join(said[:MOST_NAMED])}{more}. {hint}")
+
+
+def files_below(folder: Path) -> set[str]:
+    """Return the path in `folder` of every file, links included, but for compiled Python."""
     return {
-        path.relative_to(repository).as_posix()
-        for path in repository.rglob("*")
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
         if path.parent.name != "__pycache__" and (path.is_symlink() or not path.is_dir())
     }
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from fundus_core.errors import FundusError
@@ -38,7 +39,19 @@ def build(cls: type[T], data: Mapping[str, Any], error: type[FundusError], where
         raise error(f"{where}: {problem}") from None
 
 
-def nearest(word: str, known: typing.Iterable[str]) -> str:
+def check_least(owner: object, names: Iterable[str], least: int, error: type[FundusError]) -> None:
+    """Refuse a number in a field of `owner` that is below `least`, infinite, or none.
+
+    Raises:
+        error: the field's name and value.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        if not least <= value < math.inf:
+            raise error(f"{name} is {value}; choose {least} or more.")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest of `known`, or a list of what there is."""
     folded = {name.casefold(): name for name in known}
     close = difflib.get_close_matches(word.casefold(), folded, n=1)

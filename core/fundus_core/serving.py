@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fundus_core.errors import UsageError
-from fundus_core.schema import build
+from fundus_core.schema import build, check_least
 
 SERVING = "serving.json"
 
@@ -40,12 +40,9 @@ class Serving:
     cores: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_queued", "fold_instances", "preprocess_instances"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; choose at least 1.")
-        for name in ("queue_delay_us", "queue_timeout_s", "max_inflight", "cores"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; choose 0 or more.")
+        positive = ("max_batch", "max_queued", "fold_instances", "preprocess_instances")
+        check_least(self, positive, 1, UsageError)
+        check_least(self, ("queue_delay_us", "queue_timeout_s", "max_inflight", "cores"), 0, UsageError)
         if not all(1 <= size <= self.max_batch for size in self.preferred_batches):
             sizes = list(self.preferred_batches)
             raise UsageError(f"preferred_batches are {sizes}; choose sizes of 1 to {self.max_batch}.")

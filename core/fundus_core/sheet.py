@@ -1,27 +1,34 @@
-"""CSV files in memory, with errors that name the file, the line and the next step.
+r"""CSV and Parquet files in memory, with errors that name the file, the line and the next step.
 
 Text is UTF-8; bytes of a file name that are no UTF-8 survive as surrogates (surrogateescape, PEP 383).
+Parquet has no place for those, and other readers would refuse the whole table: there they are `\udcXX`.
 """
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from fundus_core.errors import UsageError
+import numpy as np
+
+from fundus_core.errors import MissingExtraError, UsageError
 from fundus_core.schema import nearest
+
+_UNWRITABLE = re.compile(r"[\ud800-\udfff]|\\(?=u(?:d[89a-f][0-9a-f]{2}|005c))")
+_WRITTEN = re.compile(r"\\u(d[89a-f][0-9a-f]{2}|005c)")
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A CSV file in memory: R rows below a header. A problem in it raises `error`."""
+    """A table in memory: R rows of texts below a header. A problem in it raises `error`."""
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[list[str], ...]  # (R,)
-    lines: tuple[int, ...]  # (R,) where each row ends, counted from 1
+    lines: tuple[int, ...]  # (R,) where each row ends, counted from 1; of Parquet, the row
     error: type[UsageError]
 
     def __post_init__(self) -> None:
@@ -63,7 +70,16 @@ class Sheet:
 
 
 def read_sheet(path: Path, error: type[UsageError]) -> Sheet:
-    """Read a CSV file; `error` is raised for anything wrong with it, now or later."""
+    """Read a CSV file, or a Parquet file by its suffix, with the texts that the same table has as CSV.
+
+    Raises:
+        UsageError: `error`, for anything wrong with it, now or later.
+        MissingExtraError: a Parquet file, and pyarrow is not installed.
+    """
+    return _parquet_sheet(path, error) if path.suffix.lower() == ".parquet" else _csv_sheet(path, error)
+
+
+def _csv_sheet(path: Path, error: type[UsageError]) -> Sheet:
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             # strict: a quote that is never closed would otherwise swallow the rest of the file
@@ -75,6 +91,54 @@ def read_sheet(path: Path, error: type[UsageError]) -> Sheet:
     except csv.Error as problem:
         raise error(f"{path} is no CSV table: {problem}. Save it as CSV (UTF-8).") from problem
     return Sheet(path, columns, tuple(row for _, row in numbered), tuple(line for line, _ in numbered), error)
+
+
+def _parquet_sheet(path: Path, error: type[UsageError]) -> Sheet:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise MissingExtraError("parquet", "pyarrow") from None
+    try:
+        with path.open("rb") as file:
+            table = ParquetFile(file).read()
+    except (OSError, ArrowException) as problem:
+        why = getattr(problem, "strerror", None) or "it is no Parquet table, or a part of one"
+        raise error(f"{path} cannot be read: {why}. Check the path.") from problem
+    columns = [[_text(value) for value in _values(column)] for column in table.columns]
+    rows = tuple(map(list, zip(*columns, strict=True)))
+    return Sheet(path, tuple(table.column_names), rows, tuple(range(1, len(rows) + 1)), error)
+
+
+def _values(column: Any) -> list[Any]:
+    """Return the values of a pyarrow.ChunkedArray, float32 as such."""
+    values = column.to_pylist()
+    if column.type == "float":
+        return [None if value is None else np.float32(value) for value in values]
+    return list(values)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, np.float32):
+        return float32_text(value)
+    return str(int(value)) if isinstance(value, bool) else unescaped(str(value))
+
+
+def float32_text(number: float | np.float32) -> str:
+    """Write the shortest decimal that reads back as the same float32."""
+    return np.format_float_positional(np.float32(number), trim="0")
+
+
+def escaped(text: str) -> str:
+    r"""Return `text` as UTF-8 can hold it: a byte of a file name that is no UTF-8 becomes `\udcXX`."""
+    return _UNWRITABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def unescaped(text: str) -> str:
+    """Return the text that `escaped` was given."""
+    return _WRITTEN.sub(lambda found: chr(int(found[1], 16)), text)
 
 
 def csv_line(cells: Sequence[str]) -> str:

@@ -6,19 +6,16 @@ Letters in shapes: N images, F folds, K labels.
 """
 
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.errors import LabelsError, UsageError
-from fundus_core.sheet import Sheet, csv_line, read_sheet
+from fundus_core.sheet import Sheet, read_sheet
 
 UNLABELLED = -1
 EYES = ("left", "right", "")
@@ -60,96 +57,16 @@ class ScoreTable:
     scored: NDArray[np.bool_]  # (N,)
     probability: NDArray[np.float64]  # (N, K)
     fold_probability: NDArray[np.float64]  # (N, F, K); F is 0 where the folds are not known
+    ungradable: NDArray[np.bool_]  # (N,) flagged as no good photograph of a fundus, scored or not
     labels: tuple[str, ...] | None = None  # (K,); None: one probability without a name
 
     def __post_init__(self) -> None:
         n, k = len(self.image_id), len(self.labels or ("",))
         _check_ids(self.image_id)
         _check_shape("scored", self.scored, (n,))
+        _check_shape("ungradable", self.ungradable, (n,))
         _check_shape("probability", self.probability, (n, k))
         _check_shape("fold_probability", self.fold_probability, (n, *self.fold_probability.shape[1:2], k))
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """One input file's line in `scores.csv`: a score, or the reason why there is none."""
-
-    image_id: str
-    sha256: str
-    status: Literal["scored", "failed"]
-    reason: str  # "" where scored, else "code: sentence"
-    probability: tuple[float, ...] | None  # (K,)
-    fold_probability: tuple[tuple[float, ...], ...] | None  # (F, K)
-
-    def __post_init__(self) -> None:
-        scored = self.status == "scored"
-        has_scores = (self.probability is not None, self.fold_probability is not None)
-        if has_scores != (scored, scored) or bool(self.reason) == scored:
-            raise ValueError(f"{self.image_id!r}: a scored row has probabilities, a failed row has a reason")
-        numbers = chain(self.probability or (), *(self.fold_probability or ()))
-        if not all(0 <= number <= 1 for number in numbers):
-            raise ValueError(f"{self.image_id!r}: a probability is outside 0-1 or NaN")
-
-    @property
-    def spread(self) -> tuple[float, ...] | None:
-        """How far the folds disagree on each label: highest minus lowest probability (K,)."""
-        if self.fold_probability is None:
-            return None
-        return tuple(max(of_label) - min(of_label) for of_label in zip(*self.fold_probability, strict=True))
-
-
-@dataclass(frozen=True)
-class ScoreFormat:
-    """The columns of `scores.csv`. With several labels, a label's columns end in `:<label>`."""
-
-    labels: tuple[str, ...]  # (K,)
-    thresholds: tuple[float, ...]  # (K,) decision is 1 from here upwards
-    n_folds: int
-    bundle_digest: str
-
-    @property
-    def header(self) -> tuple[str, ...]:
-        """The column names, in order."""
-        folds = (f"fold_{fold}" for fold in range(self.n_folds))
-        names = ("probability", *folds, "spread", "decision")
-        suffixes = ("",) if len(self.labels) == 1 else tuple(f":{label}" for label in self.labels)
-        per_label = (name + suffix for suffix in suffixes for name in names)
-        return ("image_id", "sha256", "status", "reason", *per_label, "bundle_digest")
-
-    def cells(self, row: ScoreRow) -> tuple[str, ...]:
-        """Return the row's texts, one per column of `header`."""
-        per_label = (cell for label in range(len(self.labels)) for cell in self._label_cells(row, label))
-        return (row.image_id, row.sha256, row.status, row.reason, *per_label, self.bundle_digest)
-
-    def _label_cells(self, row: ScoreRow, label: int) -> tuple[str, ...]:
-        if row.probability is None or row.fold_probability is None or row.spread is None:
-            return ("",) * (self.n_folds + 3)
-        numbers = np.array([row.probability, *row.fold_probability])
-        _check_shape("probability and folds", numbers, (1 + self.n_folds, len(self.labels)))
-        probability = _float32_text(row.probability[label])
-        folds = (_float32_text(fold[label]) for fold in row.fold_probability)
-        # on the number as written, so that whoever reads the table reaches the same decision
-        decision = str(int(float(probability) >= self.thresholds[label]))
-        return (probability, *folds, _float32_text(row.spread[label]), decision)
-
-
-@contextmanager
-def score_writer(path: Path, score_format: ScoreFormat) -> Iterator[Callable[[ScoreRow], None]]:
-    """Give a function that appends one row; `path` appears complete at the end, or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(csv_line(score_format.header))
-
-            def write(row: ScoreRow) -> None:
-                file.write(csv_line(score_format.cells(row)))
-
-            yield write
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_labels(path: Path, labels: Sequence[str] = ("glaucoma",)) -> LabelTable:
@@ -171,7 +88,8 @@ def read_labels(path: Path, labels: Sequence[str] = ("glaucoma",)) -> LabelTable
 def read_scores(path: Path) -> ScoreTable:
     """Read `scores.csv`, or any table that has at least `image_id` and `probability`.
 
-    Without a `status` column, a row counts as failed where its probability is empty.
+    Without a `status` column, a row counts as failed where its probability is empty; without an `ungradable`
+    column, every image counts as gradable.
     """
     sheet = read_sheet(path, UsageError)
     prefix = "probability:"
@@ -188,6 +106,7 @@ def read_scores(path: Path) -> ScoreTable:
         scored=~np.isnan(numbers[:, 0, 0]),
         probability=numbers[:, 0],
         fold_probability=numbers[:, 1:],
+        ungradable=_ungradable_mask(sheet),
         labels=labels or None,
     )
 
@@ -201,6 +120,7 @@ class Joined:
     truth: NDArray[np.int8]  # (N, K), -1 where this label is not known
     probability: NDArray[np.float64]  # (N, K)
     fold_probability: NDArray[np.float64]  # (N, F, K)
+    ungradable: NDArray[np.bool_]  # (N,)
     patient_id: tuple[str, ...] | None  # (N,)
     n_files: int
     n_scored: int
@@ -229,6 +149,7 @@ def join(scores: ScoreTable, labels: LabelTable) -> Joined:
         truth=labels.values[label_row[both]],
         probability=scores.probability[both][:, columns],
         fold_probability=scores.fold_probability[both][:, :, columns],
+        ungradable=scores.ungradable[both],
         patient_id=patient_id,
         n_files=len(scores.image_id),
         n_scored=int(scores.scored.sum()),
@@ -272,6 +193,13 @@ def _scored_mask(sheet: Sheet, column: int) -> list[bool]:
     return [word == "scored" for word in status]
 
 
+def _ungradable_mask(sheet: Sheet) -> NDArray[np.bool_]:
+    """Return for each row whether something stands in `ungradable` (N,)."""
+    if "ungradable" not in sheet.columns:
+        return np.zeros(len(sheet.rows), bool)
+    return np.array([cell != "" for cell in sheet.texts("ungradable")])
+
+
 def _numbers(sheet: Sheet, columns: list[int], scored: list[bool]) -> NDArray[np.float64]:
     """Return the cells of `columns` as numbers (N, len(columns)), NaN in a row without a score."""
     numbers = np.full((len(sheet.rows), len(columns)), np.nan)
@@ -289,11 +217,6 @@ def _number(sheet: Sheet, row: int, column: int) -> float:
     if not math.isfinite(number):
         sheet.fail(f"line {sheet.lines[row]} has {sheet.columns[column]} = {cell!r}. Write a finite number.")
     return number
-
-
-def _float32_text(number: float) -> str:
-    """Write the shortest decimal that reads back as the same float32."""
-    return np.format_float_positional(np.float32(number), trim="0")
 
 
 def _check_ids(image_id: tuple[str, ...]) -> None:

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Serve the bundle in /bundle. Arguments go on to tritonserver; docs/serving.md lists the settings.
+# Serve the bundle in /bundle, or the bundles of a live repository there. Arguments go on to tritonserver;
+# docs/serving.md lists the settings.
 set -euo pipefail
 
 bundle=${FUNDUS_BUNDLE:-/bundle}
 models=${FUNDUS_MODELS:-/models}
 tls=${FUNDUS_TLS:-/tls}
+tensorrt=${FUNDUS_TENSORRT:-0}
 admin_key=${FUNDUS_ADMIN_KEY:-$(</proc/sys/kernel/random/uuid)}
 admin=shared-memory,model-repository,statistics,trace,logging
 
@@ -13,28 +15,35 @@ die() {
   exit 2
 }
 
-[[ -w $models ]] || die "$models needs a volume that user $(id -u) may write to."
-# A plan is this machine's own: it stays from an earlier start, for it takes minutes, and none comes from a bundle.
-find "$models" -type f ! -name 'model.plan*' ! -name 'timing*.cache' -delete
-own=(--exclude='model.plan*' --exclude='timing*.cache' --exclude=__pycache__)
-tar --directory "$bundle" "${own[@]}" --mode=u+rwX --create . | tar --directory "$models" --extract
-fundus-export check "$models"
-
 flags=(
-  "--model-repository=$models"
   --model-control-mode=explicit --load-model=fundus_ensemble # and the models that it is made of
   --disable-auto-complete-config
-  --strict-readiness=true
   --exit-timeout-secs=30
   # HTTP knows no TLS: it answers to health checks only.
   "--http-restricted-api=metadata,model-config,inference,$admin:fundus-admin-key=$admin_key"
   "--grpc-restricted-protocol=$admin:fundus-admin-key=$admin_key"
 )
 
-if [[ ${FUNDUS_TENSORRT:-0} == 1 ]]; then
-  fundus-export tensorrt "$models"
-  flags+=(--model-config-name=tensorrt)
-fi
+serve_copy() {
+  [[ -w $models ]] || die "$models needs a volume that user $(id -u) may write to."
+  # A plan is this machine's own: it stays from an earlier start, for it takes minutes, and none comes from a bundle.
+  find "$models" -type f ! -name 'model.plan*' ! -name 'timing*.cache' -delete
+  local own=(--exclude='model.plan*' --exclude='timing*.cache' --exclude=__pycache__)
+  tar --directory "$bundle" "${own[@]}" --mode=u+rwX --create . | tar --directory "$models" --extract
+  fundus-export check "$models"
+  if [[ $tensorrt == 1 ]]; then fundus-export tensorrt "$models"; fi
+  flags+=("--model-repository=$models" --strict-readiness=true)
+}
+
+serve_live() { # where it lies, for `fundus-export deploy` changes it; its bundles bring plans of their own
+  fundus-export check "$bundle"
+  mapfile -t ensembles < <(grep --only-matching 'fundus_ensemble_[0-9a-f]*' "$bundle/live.json" | sort --unique)
+  flags+=("--model-repository=$bundle" "${ensembles[@]/#/--load-model=}")
+  flags+=(--strict-readiness=false) # a strict server is "not ready" while it loads another bundle
+}
+
+if [[ -e $bundle/live.json ]]; then serve_live; else serve_copy; fi
+if [[ $tensorrt == 1 ]]; then flags+=(--model-config-name=tensorrt); fi
 
 found=$(ls -A "$tls") # an empty folder: no TLS; anything else in it that cannot be used: no server
 if [[ -n $found ]]; then

@@ -30,6 +30,18 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
+class Gradable:
+    """The AUC without the images that are flagged ungradable; None where it would have one class only."""
+
+    n_ungradable: int
+    auc: Interval | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"n_ungradable": self.n_ungradable, **_interval_json("auc_gradable", self.auc)}
+
+
+@dataclass(frozen=True)
 class LabelEvaluation:
     """How well one label is told apart, over the images that have a score and this label."""
 
@@ -40,9 +52,10 @@ class LabelEvaluation:
     auc_missing_reason: str | None
     fold_auc: tuple[float, ...]  # (F,); empty where the AUC is missing or the folds are not known
     operating_point: OperatingPoint | None
+    gradable: Gradable | None = None  # None where no image is flagged
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; the operating point's keys are there only if there is one."""
+        """Return plain values; the keys of operating point and gradable images are there if these are."""
         return {
             "label": self.label,
             "n": self.n,
@@ -51,6 +64,7 @@ class LabelEvaluation:
             "auc_missing_reason": self.auc_missing_reason,
             "fold_auc": list(self.fold_auc),
             **(self.operating_point.to_json() if self.operating_point else {}),
+            **(self.gradable.to_json() if self.gradable else {}),
         }
 
 
@@ -114,7 +128,20 @@ def _evaluate_label(joined: Joined, label: int, threshold: float | None) -> Labe
         auc_missing_reason=reason,
         fold_auc=fold_auc,
         operating_point=None if threshold is None else _operating_point(truth, score, threshold),
+        gradable=_gradable(truth, score, joined.ungradable[known]),
     )
+
+
+def _gradable(
+    truth: NDArray[np.int8], score: NDArray[np.float64], ungradable: NDArray[np.bool_]
+) -> Gradable | None:
+    if not ungradable.any():
+        return None
+    try:
+        auc = auc_delong(truth[~ungradable], score[~ungradable])
+    except OneClassError:
+        auc = None
+    return Gradable(int(ungradable.sum()), auc)
 
 
 def _operating_point(truth: NDArray[np.int8], score: NDArray[np.float64], threshold: float) -> OperatingPoint:

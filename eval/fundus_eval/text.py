@@ -25,3 +25,6 @@ def _label_pairs(label: LabelEvaluation) -> Iterator[tuple[str, str]]:
     if label.operating_point:
         yield "  sensitivity", str(label.operating_point.sensitivity or "no positive image")
         yield "  specificity", str(label.operating_point.specificity or "no negative image")
+    if label.gradable:
+        auc, n = label.gradable.auc or "one class only", label.gradable.n_ungradable
+        yield "  gradable", f"{auc} without {n} ungradable"

@@ -5,6 +5,7 @@ the GPU that will serve them. `tensorrt_rtx` needs no GPU; Triton cannot load it
 builds parses, is strongly typed and fits its profile.
 """
 
+import gc
 import importlib
 import re
 import signal
@@ -95,22 +96,38 @@ def build_engine(
     """
     trt = load_tensorrt(backend)
     log, progress = _bound(_Log, trt.ILogger), _bound(_Progress, trt.IProgressMonitor, report)
-    builder = _builder(trt, log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)  # owns the weights until the engine is built
-    _parse(parser, onnx)
-    _check_fit(network, profile, onnx)
-    config = _config(trt, builder, profile)
-    config.progress_monitor = progress
-    if timing_cache is not None:
-        _read_cache(config, timing_cache)
-    with _interruptible(progress):
-        engine = builder.build_serialized_network(network, config)
+    with _uncollected():
+        builder = _builder(trt, log)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, log)  # owns the weights until the engine is built
+        _parse(parser, onnx)
+        _check_fit(network, profile, onnx)
+        config = _config(trt, builder, profile)
+        config.progress_monitor = progress
+        if timing_cache is not None:
+            _read_cache(config, timing_cache)
+        with _interruptible(progress):
+            engine = builder.build_serialized_network(network, config)
     _check_built(engine, progress, log, onnx)
     write_whole(plan, engine)
     if timing_cache is not None:
         write_whole(timing_cache, config.get_timing_cache().serialize())
     report(1.0)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector out: freeing an older builder, it would wait for a lock of TensorRT for ever.
+
+    TensorRT holds that lock while it logs, and logging runs Python.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def _builder(trt: Any, log: Any) -> Any:

@@ -1,41 +1,36 @@
-"""A live repository: the folder that one running server serves, while bundles come and go.
+"""A live repository: the folder that running servers serve, while bundles come and go.
 
     live.json                  which bundles are there, and which one is served: `Live`
-    fundus_fold_0_1a2b3c4d/ …  the models of one bundle; their names end in a hash of its files
-    fundus_ensemble_1a2b3c4d/  that bundle's ensemble, which always answers with this bundle
+    fundus_fold_0_1a2b3c4d/ …  the models of one bundle (`fundus_export.copies`), its ensemble among them,
+    fundus_ensemble_1a2b3c4d/  which always answers with this bundle
     fundus_ensemble/7/         the entry: it answers with the active bundle. Each answer has the number of
                                the deployment that made it as its model version
 
 A server swaps models one by one. So no two bundles share a model: a request that has begun on one bundle ends
 on it, and the entry, which is the only thing that is swapped, always names the models of a single bundle.
 
-Start the server with --model-control-mode=explicit --load-model=* --strict-readiness=false: a strict one is
+Start a server with --model-control-mode=explicit --load-model=* --strict-readiness=false: a strict one is
 "not ready" while it loads another bundle, and ever after one that it could not load.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as triton
-
-from fundus_core.configs import CONFIG, HEADER
-from fundus_core.ensemble import DIGEST_PARAMETER, ENSEMBLE_MODEL, MANIFEST
+from fundus_core.ensemble import ENSEMBLE_MODEL, MANIFEST
 from fundus_core.errors import BundleError, ServerError, UsageError
-from fundus_core.repository import check_repository, digests
+from fundus_core.repository import check_repository
 from fundus_core.schema import build
+from fundus_export.copies import AGAIN, N_HASH, bundle_digest, check_copy, copy_bundle, entry_configs
 from fundus_export.server import Server
 
 LIVE = "live.json"
-N_HASH = 8  # characters at the end of the names of a bundle's models
-PARTIAL = f"{ENSEMBLE_MODEL}/partial"  # a server takes every folder of the root for a model
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,11 @@ class Live:
     previous: str | None = None
     canary: str | None = None
 
+    @property
+    def bundles(self) -> list[str]:
+        """The bundles that are kept."""
+        return [model for model in (self.active, self.previous, self.canary) if model]
+
     def activated(self, model: str) -> "Live":
         """Return the state in which another bundle is active; promoted, it is no canary any more."""
         if model == self.active:
@@ -62,33 +62,35 @@ class Live:
         return Live(self.deployment + 1, model, self.active, canary)
 
 
-def deploy(bundle: Path, live: Path, server: Server | None, canary: bool = False) -> Live:
+def deploy(bundle: Path, live: Path, servers: Sequence[Server], canary: bool = False) -> Live:
     """Check a bundle, copy it into a live repository, and make it the active one, or the canary.
+
+    All servers have loaded it before the first one swaps, so none is asked for a bundle that it doesn't know.
 
     Raises:
         BundleError: a file of the bundle was changed.
-        ServerError: the server cannot load it. The active bundle stays active.
+        ServerError: a server cannot load it. The active bundle stays active.
         UsageError: a canary with no active bundle beside it, or `live` is a bundle itself.
     """
     check_repository(bundle)
     if (live / MANIFEST).exists():
-        raise UsageError(f"'{live}' is a bundle itself. Give the folder that a server serves, or a new one.")
+        raise UsageError(f"'{live}' is a bundle itself. Give the folder that servers serve, or a new one.")
     live.mkdir(parents=True, exist_ok=True)
     with _locked(live):
         before = read_live(live)
         if canary and not before.active:
             raise UsageError(f"'{live}' serves nothing yet. Deploy a first bundle without --canary.")
-        model = _copy(bundle, live)
+        model = copy_bundle(bundle, live)
         after = replace(before, canary=model) if canary else before.activated(model)
-        return _serve(live, after, server, swap=not canary)
+        return _serve(live, after, servers, swap=not canary)
 
 
-def rollback(live: Path, server: Server | None, canary: bool = False) -> Live:
+def rollback(live: Path, servers: Sequence[Server], canary: bool = False) -> Live:
     """Make the previous bundle of a live repository active again, or take the canary away.
 
     Raises:
         UsageError: there is no previous bundle, or no canary.
-        ServerError: the server cannot load it.
+        ServerError: a server cannot load it.
     """
     with _locked(live):
         before = read_live(live)
@@ -96,7 +98,7 @@ def rollback(live: Path, server: Server | None, canary: bool = False) -> Live:
         if not gone:
             raise UsageError(f"'{live}' has no {'canary' if canary else 'bundle before the active one'}.")
         after = replace(before, canary=None) if canary else before.activated(gone)
-        return _serve(live, after, server, swap=not canary)
+        return _serve(live, after, servers, swap=not canary)
 
 
 def read_live(live: Path) -> Live:
@@ -110,13 +112,41 @@ def read_live(live: Path) -> Live:
     except FileNotFoundError:
         return Live()
     except (OSError, ValueError) as error:
-        raise BundleError(f"{LIVE} of '{live}' cannot be read ({error}). Deploy into a new folder.") from None
+        raise BundleError(f"{LIVE} of '{live}' cannot be read ({error}). {AGAIN}") from None
     return build(Live, data, BundleError, LIVE)
 
 
-def bundle_digest(live: Path, model: str) -> str:
-    """Return the digest of the bundle whose ensemble has this name."""
-    return str(_read(live / model / CONFIG).parameters[DIGEST_PARAMETER].string_value)
+def check_live(live: Path) -> Live:
+    """Return what a live repository holds, in which every file is as it was deployed.
+
+    Raises:
+        BundleError: a file was changed, is missing, or doesn't belong there.
+    """
+    state = read_live(live)
+    for model in state.bundles:
+        check_copy(live, model)
+    if state.active and not _answers_with(live, state.active):
+        hint = "Deploy or roll back once more."
+        raise BundleError(f"{ENSEMBLE_MODEL} in '{live}' is not that of the active bundle. {hint}")
+    return state
+
+
+def _answers_with(live: Path, model: str) -> bool:
+    try:
+        return all(
+            (live / ENSEMBLE_MODEL / path).read_text() == text for path, text in entry_configs(live, model)
+        )
+    except OSError:
+        return False
+
+
+def described(live: Path, state: Live) -> str:
+    """Return what a live repository holds, for people."""
+    lines = [f"{ENSEMBLE_MODEL} is deployment {state.deployment}"]
+    for name in ("active", "previous", "canary"):
+        model = getattr(state, name)
+        lines.append(f"{name:<10}{f'{model} {bundle_digest(live, model)}' if model else 'none'}")
+    return "\n".join(lines)
 
 
 @contextmanager
@@ -129,84 +159,43 @@ def _locked(live: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _copy(bundle: Path, live: Path) -> str:
-    """Copy the models of a bundle under names of their own; return the name of its ensemble."""
-    files = [path for path in sorted(bundle.glob("fundus_*/**/*")) if path.is_file()]
-    files = [path for path in files if path.parent.name != "__pycache__"]
-    content = json.dumps(digests(bundle, iter(files)), sort_keys=True)  # settings and plans count
-    suffix = f"_{hashlib.sha256(content.encode()).hexdigest()[:N_HASH]}"
-    partial = live / PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)
-    for path in files:
-        model, _, rest = path.relative_to(bundle).as_posix().partition("/")
-        target = partial / f"{model}{suffix}" / rest
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-        if path.suffix == ".pbtxt":
-            _write(_renamed(_read(path), suffix), target)
-        if path.name == "model.py":  # bytecode written here would be a change: the server would load it again
-            target.with_name("__pycache__").touch()
-    for folder in partial.iterdir():
-        if not (live / folder.name).exists():
-            folder.replace(live / folder.name)
-    shutil.rmtree(partial)
-    return f"{ENSEMBLE_MODEL}{suffix}"
-
-
-def _renamed(config: triton.ModelConfig, suffix: str) -> triton.ModelConfig:
-    config.name += suffix
-    for step in config.ensemble_scheduling.step:
-        step.model_name += suffix
-    return config
-
-
-def _serve(live: Path, after: Live, server: Server | None, swap: bool) -> Live:
+def _serve(live: Path, after: Live, servers: Sequence[Server], swap: bool) -> Live:
     """Load what is new, then swap the entry, then let go of what nobody needs any more."""
     try:
-        for model in (after.active, after.canary):
-            if server and model:
+        for server, model in product(servers, (after.active, after.canary)):
+            if model:
                 server.load(model, bundle_digest(live, model))
     except ServerError:
-        _tidy(live, read_live(live), server)
+        _tidy(live, read_live(live), servers)
         raise
     partial = live / f"{LIVE}.partial"
     partial.write_text(json.dumps(asdict(after), indent=2) + "\n")
     partial.replace(live / LIVE)  # before the entry: a swap that breaks off here can still be rolled back
     if after.active and swap:
-        _swap(live, after.active, after.deployment, server)
-    _tidy(live, after, server)
+        _swap(live, after.active, after.deployment, servers)
+    _tidy(live, after, servers)
     return after
 
 
-def _swap(live: Path, model: str, deployment: int, server: Server | None) -> None:
+def _swap(live: Path, model: str, deployment: int, servers: Sequence[Server]) -> None:
     entry = live / ENSEMBLE_MODEL
-    for path in (live / model).rglob("*.pbtxt"):
-        config = _read(path)
-        config.name = ENSEMBLE_MODEL
-        _write(config, entry / path.relative_to(live / model))
+    for path, text in entry_configs(live, model):
+        (entry / path).parent.mkdir(parents=True, exist_ok=True)
+        (entry / path).write_text(text)
     (entry / str(deployment)).mkdir(exist_ok=True)
-    for path in entry.iterdir():
-        if path.name.isdigit() and path.name != str(deployment):
-            shutil.rmtree(path)
-    if server:
+    for folder in entry.iterdir():
+        if folder.name.isdigit() and folder.name != str(deployment):
+            shutil.rmtree(folder)
+    for server in servers:
         server.load(ENSEMBLE_MODEL, bundle_digest(live, model))
 
 
-def _tidy(live: Path, kept: Live, server: Server | None) -> None:
+def _tidy(live: Path, kept: Live, servers: Sequence[Server]) -> None:
     """Unload and delete the models of bundles that are not kept."""
-    hashes = {model[-N_HASH:] for model in (kept.active, kept.previous, kept.canary) if model}
+    hashes = {model[-N_HASH:] for model in kept.bundles}
     for folder in live.glob(f"fundus_*_{'?' * N_HASH}"):
         if folder.name[-N_HASH:] in hashes:
             continue
-        if server and folder.name.startswith(ENSEMBLE_MODEL):
+        for server in servers if folder.name.startswith(ENSEMBLE_MODEL) else ():
             server.unload(folder.name)
         shutil.rmtree(folder)
-
-
-def _read(path: Path) -> triton.ModelConfig:
-    return text_format.Parse(path.read_text(), triton.ModelConfig())
-
-
-def _write(config: triton.ModelConfig, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(HEADER + str(text_format.MessageToString(config)))

@@ -10,6 +10,7 @@ from tritonclient.utils import InferenceServerException
 
 from fundus_core.ensemble import DIGEST_PARAMETER
 from fundus_core.errors import ServerError, ServerUnreachableError
+from fundus_core.tls import Tls, refusal
 
 KEY_HEADER = "triton-grpc-protocol-fundus-admin-key"
 DIRECT = [("grpc.enable_http_proxy", 0)]  # a hospital's http_proxy is for the web
@@ -50,17 +51,18 @@ class Server:
 
 
 @contextmanager
-def connect(url: str, admin_key: str | None) -> Iterator[Server]:
+def connect(url: str, admin_key: str | None, tls: Tls | None) -> Iterator[Server]:
     """Give the server at `url`, once it has answered.
 
     Raises:
-        ServerUnreachableError: nobody answers there.
+        ServerUnreachableError: nobody answers there, or this side and the server don't agree on TLS.
     """
     headers = {KEY_HEADER: admin_key} if admin_key else {}
-    with InferenceServerClient(url, channel_args=DIRECT) as client:
+    with InferenceServerClient(url, creds=tls and tls.credentials(), channel_args=DIRECT) as client:
         try:
             client.is_server_live(client_timeout=ANSWER_TIMEOUT_S)
         except InferenceServerException as error:
             hint = "Check that it runs and that this is its gRPC port."
-            raise ServerUnreachableError(f"No answer from {url} ({error.message()}). {hint}") from None
+            said = refusal(url, tls) or f"No answer from {url} ({error.message()}). {hint}"
+            raise ServerUnreachableError(said) from None
         yield Server(url, client, headers)

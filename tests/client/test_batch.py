@@ -1,137 +1,96 @@
-"""The window and the order of a batch, over the real protocol.
-
-A local gRPC service answers in place of a server. There is no model behind it: it can do on demand what a
-healthy tritonserver does rarely, such as answer late, out of order, or with nonsense.
-"""
+"""Files -> rows over the real protocol: one row each, in bounded memory, never the answer to another file."""
 
 import asyncio
 import hashlib
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from tests.conftest import bare_spec
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tests.client.fakes import At, Behaviour, Service, at_once
 
-from fundus_client.batch import Batch, Window
+from fundus_client import batch
+from fundus_client.batch import Batch
+from fundus_client.member import Patience
+from fundus_client.pool import open_pool
 from fundus_client.scorer import connect
-from fundus_core.ensemble import (
-    ENSEMBLE_MODEL,
-    FOLD_PROBABILITY,
-    MANIFEST_PARAMETER,
-    PROBABILITY,
-)
+from fundus_client.sources import Ref
+from fundus_core.ensemble import ENSEMBLE_MODEL
 from fundus_core.errors import BundleError
 from fundus_core.files import ImageRef, find_images
-from fundus_core.tables import ScoreRow
-
-SPEC = bare_spec(2)
-Answer = service_pb2.ModelInferResponse
-Behaviour = Callable[["Service", int, grpc.ServicerContext], object]
+from fundus_core.rows import ScoreRow
 
 
-class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers file number n with probability n / 1000; `behave` may wait, abort, or return other numbers."""
+@dataclass
+class Remembered:
+    """A memory that starts empty and keeps all rows."""
 
-    def __init__(self, behave: Behaviour) -> None:
-        self.behave = behave
-        self.in_flight = self.most_in_flight = self.bytes_in_flight = self.most_bytes_in_flight = 0
-        self.served: list[int] = []
-        self.requests: list[service_pb2.ModelInferRequest] = []
-        self.ended = threading.Event()
-        self._lock = threading.Lock()
-        self._server = grpc.server(ThreadPoolExecutor(64))
+    rows: dict[str, ScoreRow] = field(default_factory=dict)
+    known: frozenset[str] = frozenset()
 
-    def __enter__(self) -> "Service":
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        self._server.start()
-        return self
+    def knows(self, image_id: str, stamp: bytes) -> bool:
+        return image_id in self.known
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def answer(self, sha256: str) -> ScoreRow | None:
+        return next((row for row in self.rows.values() if row.sha256 == sha256), None)
 
-    def stop(self) -> None:
-        self.ended.set()
-        self._server.stop(None)
+    def record(self, image_id: str, stamp: bytes, row: ScoreRow) -> None:
+        assert image_id == row.image_id
+        assert image_id not in self.rows, "a second row"
+        self.rows[image_id] = row
 
-    def ServerReady(self, request, context):  # noqa: N802 (the protocol's name)
-        return service_pb2.ServerReadyResponse(ready=True)
 
-    def ModelConfig(self, request, context):  # noqa: N802 (the protocol's name)
-        answer = service_pb2.ModelConfigResponse()
-        answer.config.ensemble_scheduling.step.add(model_name="fundus_preprocess")
-        answer.config.name = ENSEMBLE_MODEL
-        answer.config.parameters[MANIFEST_PARAMETER].string_value = SPEC.to_json()
-        return answer
-
-    def ModelInfer(self, request, context):  # noqa: N802 (the protocol's name)
-        data = request.raw_input_contents[0][4:]
-        number = int(data.split()[0])
-        self.requests.append(request)
-        self._count(1, len(data))
-        try:
-            values = self.behave(self, number, context)
-        finally:
-            self._count(-1, -len(data))
-        self.served.append(number)
-        content = [
-            np.asarray(each, "<f4").tobytes() for each in values or ([number / 1000], [number / 1000] * 2)
-        ]
-        outputs = [Answer.InferOutputTensor(name=name) for name in (PROBABILITY, FOLD_PROBABILITY)]
-        return Answer(id=request.id, outputs=outputs, raw_output_contents=content)
-
-    def _count(self, images: int, n_bytes: int) -> None:
-        with self._lock:
-            self.in_flight += images
-            self.bytes_in_flight += n_bytes
-            self.most_in_flight = max(self.most_in_flight, self.in_flight)
-            self.most_bytes_in_flight = max(self.most_bytes_in_flight, self.bytes_in_flight)
+@pytest.fixture(autouse=True)
+def sent_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake server reads a number where a picture has its pixels."""
+    monkeypatch.setattr(batch, "without_metadata", lambda data: data)
 
 
 @pytest.fixture
 def refs(tmp_path: Path) -> list[ImageRef]:
-    """30 files of 100 bytes; the server alone would decode them, so they need not be images."""
+    """30 files; the server alone would decode them, so they need not be images."""
     for number in range(30):
-        (tmp_path / f"{number:02}.jpg").write_bytes(b"%d".ljust(100) % number)
+        (tmp_path / f"{number:02}.jpg").write_bytes(b"%d no image" % number)
     return list(find_images([tmp_path]))
 
 
 def run(
-    behave: Behaviour, refs: Iterable[ImageRef], *, window: Window | None = None, timeout_s: float = 30.0
+    behave: Behaviour,
+    refs: Iterable[Ref],
+    *,
+    in_flight: int = 8,
+    memory: Remembered | None = None,
+    patience_s: float = 10,
 ) -> tuple[Service, list[ScoreRow], bool]:
-    async def batch(address: str) -> tuple[list[ScoreRow], bool]:
-        async with connect(address, ready_timeout_s=10, timeout_s=timeout_s) as scorer:
-            running = Batch(scorer, window or Window())
-            return [row async for row in running.rows(refs)], running.server_lost
+    memory = memory or Remembered()
+
+    async def scored(address: str) -> bool:
+        async with open_pool([At(address)], Patience(10, patience_s, in_flight)) as pool:
+            await Batch(pool, memory).run(refs)
+            return bool(pool.lost)
 
     with Service(behave) as service:
-        return service, *asyncio.run(batch(service.address))
+        lost = asyncio.run(scored(service.address))
+    return service, [memory.rows[image_id] for image_id in sorted(memory.rows)], lost
 
 
-def reasons(rows: list[ScoreRow]) -> list[str]:
+def reasons(rows: Sequence[ScoreRow]) -> list[str]:
     return [row.reason.partition(":")[0] for row in rows]
 
 
-def at_once(service: Service, number: int, context: grpc.ServicerContext) -> None:
-    return None
-
-
-def later_files_first(service: Service, number: int, context: grpc.ServicerContext) -> None:
-    time.sleep((30 - number) / 100)
-
-
 def slowly(service: Service, number: int, context: grpc.ServicerContext) -> None:
-    time.sleep(0.05)
+    time.sleep(0.02)
 
 
-def test_answers_out_of_order_become_rows_in_order(refs: list[ImageRef]) -> None:
+def test_every_file_gets_its_own_answer_however_the_answers_come(refs: list[ImageRef]) -> None:
+    def later_files_first(service: Service, number: int, context: grpc.ServicerContext) -> None:
+        time.sleep((30 - number) / 100)
+
     service, rows, lost = run(later_files_first, refs)
     assert service.served != sorted(service.served)
     assert [row.image_id for row in rows] == [ref.image_id for ref in refs]
@@ -140,40 +99,66 @@ def test_answers_out_of_order_become_rows_in_order(refs: list[ImageRef]) -> None
     assert not lost
 
 
-@pytest.mark.parametrize("most", [1, 4, 8])
-def test_at_most_max_images_are_in_flight(refs: list[ImageRef], most: int) -> None:
-    service, rows, _ = run(slowly, refs, window=Window(max_images=most))
+@pytest.mark.parametrize("most", [1, 4])
+def test_no_more_images_are_in_flight_than_allowed(refs: list[ImageRef], most: int) -> None:
+    service, rows, _ = run(slowly, refs, in_flight=most)
     assert service.most_in_flight == most
     assert len(rows) == 30
 
 
-def test_at_most_max_bytes_are_in_flight(refs: list[ImageRef]) -> None:
-    service, rows, _ = run(slowly, refs, window=Window(max_bytes=350))
-    assert service.most_bytes_in_flight == 300
+def test_no_more_bytes_are_in_memory_than_allowed(
+    refs: list[ImageRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = sorted(ref.size_bytes() for ref in refs)
+    monkeypatch.setattr(batch, "MAX_BYTES", sum(sizes[-3:]))
+    service, rows, _ = run(slowly, refs)
+    assert 1 < service.most_in_flight <= 3
     assert len(rows) == 30
 
 
-def test_an_image_above_max_bytes_goes_alone(refs: list[ImageRef]) -> None:
-    service, rows, _ = run(slowly, refs, window=Window(max_bytes=10))
+def test_an_image_above_the_bytes_allowed_goes_alone(
+    refs: list[ImageRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "MAX_BYTES", 1)
+    service, rows, _ = run(slowly, refs)
     assert service.most_in_flight == 1
     assert len(rows) == 30
 
 
-def test_files_are_listed_only_as_the_window_moves(refs: list[ImageRef]) -> None:
+def test_files_are_listed_only_as_they_are_scored(refs: list[ImageRef]) -> None:
     """A million files must not become a million objects."""
     taken, ahead = 0, []
 
     def lazily() -> Iterator[ImageRef]:
         nonlocal taken
-        for ref in refs:
+        for number in range(3000):
             taken += 1
-            yield ref
+            yield ImageRef(f"{number:04}.jpg", refs[number % 30].path)
 
-    def watch(service: Service, number: int, context: grpc.ServicerContext) -> None:
-        ahead.append(taken - len(service.served))
+    class Fresh(Remembered):
+        def answer(self, sha256: str) -> None:
+            ahead.append(taken - len(self.rows))
 
-    run(watch, lazily(), window=Window(max_images=3))
-    assert max(ahead) <= 4
+    run(at_once, lazily(), memory=Fresh())
+    assert len(ahead) == 3000
+    assert max(ahead) <= 8 + batch.READ_AHEAD + 2 * 64
+
+
+def test_identical_files_are_sent_once_and_reported_each(refs: list[ImageRef]) -> None:
+    copies = [ImageRef(f"copy-{number:02}.jpg", refs[number % 3].path) for number in range(60)]
+    service, rows, _ = run(slowly, copies)
+    assert sorted(service.asked) == [0, 1, 2]
+    assert len(rows) == 60
+    for row in rows:
+        expected = int(row.image_id[5:7]) % 3 / 1000
+        assert row.probability == (pytest.approx(expected, abs=1e-6),)
+
+
+def test_what_is_known_is_not_read_again(refs: list[ImageRef]) -> None:
+    known = frozenset(ref.image_id for ref in refs[:20])
+    service, rows, _ = run(at_once, refs, memory=Remembered(known=known))
+    assert sorted(service.asked) == list(range(20, 30))
+    assert len(rows) == 10
 
 
 @pytest.mark.parametrize(
@@ -187,7 +172,7 @@ def test_files_are_listed_only_as_the_window_moves(refs: list[ImageRef]) -> None
         pytest.param(([], []), id="nothing"),
     ],
 )
-def test_nonsense_is_no_score(refs: list[ImageRef], nonsense: object) -> None:
+def test_nonsense_is_no_score(refs: list[ImageRef], nonsense: tuple[list[float], list[float]]) -> None:
     def answer(service: Service, number: int, context: grpc.ServicerContext) -> object:
         return nonsense if number == 7 else None
 
@@ -203,13 +188,13 @@ def test_an_answer_to_another_request_is_no_score(
 
     def swapped(self: Service, request, context):
         answer = original(self, request, context)
-        if b"7 " in request.raw_input_contents[0][4:7]:
+        if request.raw_input_contents[0][4:].startswith(b"7 "):
             answer.id = "another"
         return answer
 
     monkeypatch.setattr(Service, "ModelInfer", swapped)
     _, rows, _ = run(at_once, refs)
-    assert [row.image_id for row in rows if row.status == "failed"] == ["07.jpg", "17.jpg", "27.jpg"]
+    assert [row.image_id for row in rows if row.status == "failed"] == ["07.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +202,8 @@ def test_an_answer_to_another_request_is_no_score(
     [
         (grpc.StatusCode.INVALID_ARGUMENT, "in ensemble 'x', corrupt: It is cut off.", "corrupt"),
         (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape", "server_error"),
-        (grpc.StatusCode.INTERNAL, "Stub process is not healthy.", "server_error"),
+        (grpc.StatusCode.INTERNAL, "division by zero", "server_error"),
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", "breaks_server"),
     ],
 )
 def test_an_error_concerns_one_file(
@@ -233,13 +219,10 @@ def test_an_error_concerns_one_file(
 
 
 # the words of tritonserver 2.51
-BUSY = ("Exceeds maximum queue size", "in ensemble 'fundus_ensemble', Request timeout expired")
-
-
-@pytest.mark.parametrize("words", BUSY)
-def test_a_full_queue_is_tried_again_and_so_is_a_wait_that_was_too_long(
-    words: str, refs: list[ImageRef]
-) -> None:
+@pytest.mark.parametrize(
+    "words", ["Exceeds maximum queue size", "in ensemble 'fundus_ensemble', Request timeout expired"]
+)
+def test_a_busy_server_gets_the_image_again(words: str, refs: list[ImageRef]) -> None:
     refused = set()
 
     def full_once(service: Service, number: int, context: grpc.ServicerContext) -> None:
@@ -252,50 +235,48 @@ def test_a_full_queue_is_tried_again_and_so_is_a_wait_that_was_too_long(
     assert not lost
 
 
-def test_a_queue_that_stays_full(refs: list[ImageRef]) -> None:
-    def full(service: Service, number: int, context: grpc.ServicerContext) -> None:
-        context.abort(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
-
-    _, rows, lost = run(full, refs, timeout_s=0.5)
-    assert reasons(rows) == ["server_error"] * 30
-    assert not lost
-
-
-def test_no_answer_in_time(refs: list[ImageRef]) -> None:
-    def never(service: Service, number: int, context: grpc.ServicerContext) -> None:
-        if number >= 5:
-            service.ended.wait(60)
-
-    _, rows, lost = run(never, refs, window=Window(max_images=4), timeout_s=1.0)
-    assert reasons(rows) == [""] * 5 + ["server_unreachable"] * 25
-    assert lost
-
-
-def test_connection_loss(refs: list[ImageRef]) -> None:
+def test_what_was_not_answered_has_no_row_when_the_servers_are_lost(refs: list[ImageRef]) -> None:
     def vanish(service: Service, number: int, context: grpc.ServicerContext) -> None:
-        if number == 10:
-            service.stop()
+        if len(service.asked) == 11:
+            threading.Thread(target=service.stop).start()
+            service.ended.wait(5)
+            time.sleep(0.2)
 
-    _, rows, lost = run(vanish, refs, window=Window(max_images=1))
-    assert reasons(rows) == [""] * 10 + ["server_unreachable"] * 20
-    assert [row.image_id for row in rows] == [ref.image_id for ref in refs]
+    service, rows, lost = run(vanish, refs, in_flight=1, patience_s=1)
     assert lost
-    assert "Not sent" in rows[-1].reason
+    assert {int(row.image_id[:2]) for row in rows} == set(service.asked[:10])
+    assert reasons(rows) == [""] * 10
 
 
-def test_closing_early_waits_for_answers_in_flight(refs: list[ImageRef]) -> None:
+def test_a_cancelled_run_records_what_is_in_flight(refs: list[ImageRef]) -> None:
     """A request that is cancelled may crash tritonserver 2.51."""
+    memory = Remembered()
 
-    async def batch(service: Service) -> int:
-        async with connect(service.address, ready_timeout_s=10, timeout_s=30) as scorer:
-            rows = Batch(scorer, Window(max_images=8)).rows(refs)
-            await anext(rows)
-            await rows.aclose()
-            return service.in_flight
+    async def cancelled(service: Service) -> None:
+        async with open_pool([At(service.address)], Patience(10, 10, 4)) as pool:
+            running = asyncio.create_task(Batch(pool, memory).run(refs))
+            while not service.asked:
+                await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.wait([running])
+            assert service.in_flight == 0
 
-    with Service(slowly) as service:
-        assert asyncio.run(batch(service)) == 0
-    assert 1 <= len(service.served) <= 9
+    def rather_slowly(service: Service, number: int, context: grpc.ServicerContext) -> None:
+        time.sleep(0.2)
+
+    with Service(rather_slowly) as service:
+        asyncio.run(cancelled(service))
+    assert 1 <= len(service.asked) < 30
+    assert len(memory.rows) == len(service.asked)
+
+
+def test_a_fault_of_the_memory_ends_the_run(refs: list[ImageRef]) -> None:
+    class Broken(Remembered):
+        def record(self, image_id: str, stamp: bytes, row: ScoreRow) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(at_once, refs, memory=Broken())
 
 
 def test_a_server_without_the_ensemble(monkeypatch: pytest.MonkeyPatch, refs: list[ImageRef]) -> None:
@@ -307,10 +288,18 @@ def test_a_server_without_the_ensemble(monkeypatch: pytest.MonkeyPatch, refs: li
         run(at_once, refs)
 
 
-def test_the_request_is_one_length_prefixed_file(refs: list[ImageRef]) -> None:
-    service, _, _ = run(at_once, refs[:1])
-    data = refs[0].path.read_bytes()
-    assert service.requests[0].raw_input_contents[0] == struct.pack("<I", len(data)) + data
-    assert list(service.requests[0].inputs[0].shape) == [1, 1]
-    assert service.requests[0].model_name == ENSEMBLE_MODEL
-    assert service.requests[0].id == hashlib.sha256(data).hexdigest()
+@pytest.mark.parametrize("size", [1, 123, 124, 16_379, 16_380, 3_000_000])
+def test_the_request_is_one_length_prefixed_file(size: int) -> None:
+    """Its lengths are written by hand: one of each number of bytes."""
+    data = b"1 ".ljust(size, b"\xff")[:size]
+
+    async def ask(address: str) -> None:
+        async with connect(address, ready_timeout_s=10, timeout_s=10) as scorer:
+            await scorer.score(data, "an-id")
+
+    with Service() as service:
+        asyncio.run(ask(service.address))
+    (request,) = service.requests
+    assert list(request.raw_input_contents) == [struct.pack("<I", len(data)) + data]
+    assert list(request.inputs[0].shape) == [1, 1]
+    assert (request.model_name, request.id) == (ENSEMBLE_MODEL, "an-id")

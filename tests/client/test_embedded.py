@@ -167,6 +167,7 @@ def test_stubs_use_our_packages_only(
 ) -> None:
     (tmp_path / "cv2.py").write_text("raise RuntimeError('not this one')")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     repository = make_repository("import sys; print('PREFIX', sys.prefix, flush=True)")
     with embedded_server(repository.relative_to(tmp_path)) as server:
         assert f"PREFIX {sys.prefix}\n" in server.log_path.read_text()

@@ -8,8 +8,9 @@ from click.testing import CliRunner
 
 from fundus_client.cli import main
 from fundus_client.listener import Listener, Ports
-from fundus_client.tls import ServerTls, refusal
+from fundus_client.tls import ServerTls
 from fundus_core.errors import ServerError, UsageError
+from fundus_core.tls import refusal
 
 OURS = trustme.CA()
 PASSWORD = b"""-----BEGIN ENCRYPTED PRIVATE KEY-----

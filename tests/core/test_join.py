@@ -7,11 +7,13 @@ from fundus_core.errors import LabelsError, UsageError
 from fundus_core.tables import LabelTable, ScoreTable, join
 
 
-def scores_of(probability, labels=None):
+def scores_of(probability, labels=None, ungradable=()):
     """Make a score table with one fold; None is a failed file."""
     rows = [np.nan if row is None else row for row in probability.values()]
     numbers = np.array(rows, dtype=float).reshape(len(rows), -1)
-    return ScoreTable(tuple(probability), ~np.isnan(numbers[:, 0]), numbers, numbers[:, None], labels)
+    failed = np.isnan(numbers[:, 0])
+    flags = np.array([image_id in ungradable for image_id in probability])
+    return ScoreTable(tuple(probability), ~failed, numbers, numbers[:, None], flags, labels)
 
 
 def labels_of(values, labels=("glaucoma",), patient_id=None):
@@ -19,7 +21,8 @@ def labels_of(values, labels=("glaucoma",), patient_id=None):
 
 
 def test_join_is_by_id_and_counts_what_it_leaves_out():
-    scores = scores_of({"a": 0.1, "b": None, "c": 0.3, "d": 0.4, "e": None, "f": 0.6})
+    probability = {"a": 0.1, "b": None, "c": 0.3, "d": 0.4, "e": None, "f": 0.6}
+    scores = scores_of(probability, ungradable=("a", "f"))
     labels = labels_of(
         {"f": [1], "z": [1], "c": [0], "d": [-1], "b": [1], "y": [-1]}, patient_id=tuple("123456")
     )
@@ -28,6 +31,7 @@ def test_join_is_by_id_and_counts_what_it_leaves_out():
     assert joined.truth.tolist() == [[0], [1]]
     assert joined.probability.tolist() == [[0.3], [0.6]]
     assert joined.fold_probability.tolist() == [[[0.3]], [[0.6]]]
+    assert joined.ungradable.tolist() == [False, True]
     assert joined.patient_id == ("3", "1")
     assert (joined.n_files, joined.n_scored, joined.n_failed) == (6, 4, 2)
     assert joined.n_unlabelled == 3  # a, d, e

@@ -32,7 +32,7 @@ def test_settings_read_back_are_the_same_and_their_absence_means_the_defaults(tm
     ("values", "sentence"),
     [
         ({"max_bach": 4}, "unknown key 'max_bach'. Did you mean 'max_batch'"),
-        ({"max_batch": 0}, "max_batch is 0; choose at least 1"),
+        ({"max_batch": 0}, "max_batch is 0; choose 1 or more"),
         ({"fold_instances": -1}, "fold_instances is -1"),
         ({"queue_delay_us": -1}, "queue_delay_us is -1; choose 0 or more"),
         ({"preferred_batches": [16]}, r"preferred_batches are \[16\]; choose sizes of 1 to 8"),

@@ -1,53 +1,14 @@
-import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.core.test_rows import DIGEST, NASTY_NAMES, failed, one_label, scored, write_rows
 
 from fundus_core.errors import LabelsError, UsageError
-from fundus_core.tables import (
-    ScoreFormat,
-    ScoreRow,
-    join,
-    read_labels,
-    read_scores,
-    score_writer,
-)
-
-DIGEST = "d" * 64
-NASTY_NAMES = (
-    "plain.jpg",
-    "comma, inside.jpg",
-    'quote " inside.jpg',
-    "new\nline.jpg",
-    "carriage\rreturn.jpg",
-    "dos\r\nline.jpg",
-    "眼底/緑内障.jpg",
-    b"latin1-\xe9\xff.jpg".decode("utf-8", "surrogateescape"),
-    " leading and trailing ",
-    "=1+1.jpg",
-    "\ufeffbom.jpg",
-)
-
-
-def scored(image_id, probability, folds):
-    return ScoreRow(image_id, "ab" * 32, "scored", "", probability, folds)
-
-
-def failed(image_id, reason="truncated: The stream ends before the image does."):
-    return ScoreRow(image_id, "", "failed", reason, None, None)
-
-
-def write_rows(path, rows, score_format):
-    with score_writer(path, score_format) as write:
-        for row in rows:
-            write(row)
-
-
-def one_label(n_folds=2, threshold=0.5):
-    return ScoreFormat(("glaucoma",), (threshold,), n_folds, DIGEST)
+from fundus_core.rows import ScoreFormat
+from fundus_core.tables import join, read_labels, read_scores
 
 
 def text_file(path, text):
@@ -131,74 +92,6 @@ def test_the_line_of_an_error_counts_names_with_newlines(tmp_path):
         read_labels(text_file(tmp_path / "labels.csv", text))
 
 
-# --- rows and their columns
-
-
-def test_header_of_one_label_and_of_three():
-    start, end = ("image_id", "sha256", "status", "reason"), ("bundle_digest",)
-    assert one_label().header == (
-        *start,
-        *("probability", "fold_0", "fold_1", "spread", "decision"),
-        *end,
-    )
-    three = ScoreFormat(("glaucoma", "amd", "dr"), (0.5, 0.5, 0.5), 1, DIGEST)
-    assert three.header == (
-        *start,
-        *("probability:glaucoma", "fold_0:glaucoma", "spread:glaucoma", "decision:glaucoma"),
-        *("probability:amd", "fold_0:amd", "spread:amd", "decision:amd"),
-        *("probability:dr", "fold_0:dr", "spread:dr", "decision:dr"),
-        *end,
-    )
-
-
-def test_spread_is_the_distance_of_the_outermost_folds():
-    row = scored("a", (0.5, 0.25), ((0.25, 0.0), (0.75, 0.5), (0.5, 0.25)))
-    assert row.spread == (0.5, 0.5)
-    assert failed("a").spread is None
-
-
-@pytest.mark.parametrize(
-    ("status", "reason", "probability", "folds"),
-    [
-        ("scored", "", None, None),
-        ("scored", "", (0.5,), None),
-        ("scored", "empty: It is.", (0.5,), ((0.5,),)),
-        ("scored", "", (float("nan"),), ((0.5,),)),
-        ("scored", "", (0.5,), ((1.5,),)),
-        ("failed", "", None, None),
-        ("failed", "empty: It is.", (0.5,), ((0.5,),)),
-    ],
-)
-def test_a_row_has_a_score_or_a_reason(status, reason, probability, folds):
-    with pytest.raises(ValueError, match="'a'"):
-        ScoreRow("a", "", status, reason, probability, folds)
-
-
-def test_cells_of_a_scored_and_a_failed_row():
-    assert one_label().cells(scored("a", (0.5,), ((0.25,), (0.75,)))) == (
-        *("a", "ab" * 32, "scored", "", "0.5", "0.25", "0.75", "0.5", "1", DIGEST),
-    )
-    assert one_label().cells(failed("a", "empty: It is.")) == (
-        *("a", "", "failed", "empty: It is.", "", "", "", "", "", DIGEST),
-    )
-
-
-def test_cells_refuse_another_number_of_folds_or_labels():
-    with pytest.raises(ValueError, match=r"expected shape \(3, 1\), got \(2, 1\)"):
-        one_label().cells(scored("a", (0.5,), ((0.5,),)))
-    with pytest.raises(ValueError, match=r"expected shape \(3, 1\), got \(3, 2\)"):
-        one_label().cells(scored("a", (0.5, 0.5), ((0.5, 0.5), (0.5, 0.5))))
-
-
-@given(st.floats(0, 1, width=32), st.floats(0, 1))
-def test_a_probability_survives_and_its_decision_can_be_made_again(probability, threshold):
-    cells = one_label(1, threshold).cells(scored("a", (probability,), ((probability,),)))
-    text, decision = cells[4], cells[7]
-    assert np.float32(text) == np.float32(probability)
-    assert "e" not in text
-    assert decision == str(int(float(text) >= threshold))
-
-
 # --- writing and reading
 
 
@@ -233,26 +126,6 @@ def test_any_bytes_of_a_name_survive(tmp_path_factory, names):
     assert read_scores(path).image_id == ids
 
 
-def test_two_runs_write_the_same_bytes_and_lines_end_plainly(tmp_path):
-    rows = [scored("a", (1e-7,), ((0.1,), (0.3,))), failed("b")]
-    for name in ("one.csv", "two.csv"):
-        write_rows(tmp_path / name, rows, one_label())
-    content = (tmp_path / "one.csv").read_bytes()
-    assert content == (tmp_path / "two.csv").read_bytes()
-    assert b"\r" not in content
-    assert content.endswith(b"\n")
-    assert b",0.0000001,0.1,0.3," in content
-
-
-def test_an_interrupted_table_leaves_the_old_one_and_no_rest(tmp_path):
-    path = text_file(tmp_path / "scores.csv", "the old one")
-    with pytest.raises(KeyboardInterrupt), score_writer(path, one_label()) as write:
-        write(failed("a"))
-        raise KeyboardInterrupt
-    assert path.read_text() == "the old one"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_scores_of_another_tool_need_two_columns_only(tmp_path):
     path = text_file(tmp_path / "scores.csv", "probability,image_id,model\n-3.5,a,x\n,b,x\n7,c,x\n")
     table = read_scores(path)
@@ -261,6 +134,14 @@ def test_scores_of_another_tool_need_two_columns_only(tmp_path):
     np.testing.assert_array_equal(table.probability, [[-3.5], [np.nan], [7]])
     assert table.fold_probability.shape == (3, 0, 1)
     assert table.labels is None
+    assert table.ungradable.tolist() == [False] * 3
+
+
+def test_an_image_is_ungradable_where_something_stands_in_that_column(tmp_path):
+    path = tmp_path / "scores.csv"
+    half = ((0.5,), ((0.5,), (0.5,)))
+    write_rows(path, [scored("a", *half), scored("b", *half, "dark 0.02"), failed("c")], one_label())
+    assert read_scores(path).ungradable.tolist() == [False, True, False]
 
 
 def test_folds_are_in_order_from_ten_upwards(tmp_path):
@@ -295,10 +176,3 @@ def test_names_from_the_disk_join_with_names_from_a_table(tmp_path: Path):
     assert join(read_scores(tmp_path / "scores.csv"), read_labels(tmp_path / "labels.csv")).image_id == (
         name,
     )
-
-
-def test_every_line_is_plain_csv(tmp_path):
-    write_rows(tmp_path / "scores.csv", [failed(name) for name in NASTY_NAMES], one_label())
-    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["image_id"] for row in rows] == list(NASTY_NAMES)

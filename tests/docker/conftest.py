@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from tests.conftest import COMMANDS
 from tests.integration.conftest import wait_for
 
@@ -95,6 +97,23 @@ class Container:
         except OSError:
             return 0, ""
         return int(answer.status), answer.read().decode()
+
+
+def models_that_scale(container: Container) -> list[set[str]]:
+    """Return the models that each query of the autoscaler's rule finds in the metrics."""
+    (rule,) = yaml.safe_load((ROOT / "docker/kubernetes/prometheus-adapter.yaml").read_text())["rules"][
+        "custom"
+    ]
+    queries = re.findall(r'(nv_\w+){[^}]*model(=~|!~)"(.+?)"', rule["seriesQuery"] + rule["metricsQuery"])
+    metrics = container.http("metrics", "metrics")[1]
+    return [
+        {
+            model
+            for model in re.findall(rf'{name}{{model="(\w+)"', metrics)
+            if bool(re.fullmatch(pattern, model)) == (operator == "=~")
+        }
+        for name, operator, pattern in queries
+    ]
 
 
 def make_container(folder: Path, repository: Path) -> Container:

@@ -10,15 +10,13 @@ import re
 import shutil
 import signal
 import subprocess
-from itertools import product
 from pathlib import Path
 
 import grpc
 import pytest
 import trustme
-import yaml
 from tests.conftest import COMMANDS, command
-from tests.docker.conftest import ADMIN_KEY, ENTRYPOINT, ROOT, Container, write_command
+from tests.docker.conftest import ADMIN_KEY, ENTRYPOINT, ROOT, Container, models_that_scale, write_command
 from tests.integration.conftest import read_rows
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
@@ -93,14 +91,8 @@ def test_without_a_key_the_admin_calls_stay_closed(container: Container) -> None
 
 
 def test_the_metrics_that_scale_it_exist(served: Container) -> None:
-    rules = yaml.safe_load((ROOT / "docker/kubernetes/prometheus-adapter.yaml").read_text())["rules"][
-        "custom"
-    ]
-    queried = re.findall(r"nv_\w+", rules[0]["seriesQuery"] + rules[0]["metricsQuery"])
-    assert len(queried) == 3
-    metrics = served.http("metrics", "metrics")[1]
-    for name, model in product(queried, ("fundus_ensemble", "fundus_preprocess")):
-        assert f'{name}{{model="{model}"' in metrics
+    parts = {"fundus_preprocess", "fundus_fold_0", "fundus_fold_1", "fundus_average"}
+    assert models_that_scale(served) == [{"fundus_preprocess"}, parts, {"fundus_ensemble"}]
 
 
 def test_the_health_check_of_the_image(served: Container, container: Container) -> None:

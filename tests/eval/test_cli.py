@@ -70,6 +70,33 @@ def test_the_table_reads_well(run):
     ]
 
 
+FLAGGED = SCORES.replace("status,", "status,ungradable,").replace("scored,", "scored,,")
+
+
+def test_flagged_images_count_with_and_without(run, tmp_path):
+    plain = json.loads(run("--json").stdout)
+    assert "n_ungradable" not in plain
+    labels = "image_id,glaucoma\na,1\nb,0\nc,0\nd,1\ne,1\n"
+    (tmp_path / "labels.csv").write_text(labels)
+    scores = FLAGGED.replace("failed,", "failed,,").replace("c,scored,", "c,scored,dark 0.02")
+    (tmp_path / "scores.csv").write_text(scores.replace("f,scored,", "f,scored,grey 0.00"))  # f has no label
+    answer = json.loads(run("--json").stdout)
+    assert (answer["n"], answer["auc"]) == (4, 0.75)  # a and d against b and c: d is below c
+    assert (answer["n_ungradable"], answer["auc_gradable"]) == (1, 1)
+    assert answer["auc_gradable_low"] < answer["auc_gradable_high"] == 1
+    (line,) = (line.split() for line in run().stdout.splitlines() if "gradable" in line)
+    assert line[:2] == ["gradable", "1.000"]
+    assert line[-3:] == ["without", "1", "ungradable"]
+
+
+def test_one_class_among_the_gradable_is_said(run, tmp_path):
+    flagged = FLAGGED.replace("b,scored,", "b,scored,dark 0.02").replace("d,scored,", "d,scored,dark 0.02")
+    (tmp_path / "scores.csv").write_text(flagged.replace("failed,", "failed,,"))
+    answer = json.loads(run("--json").stdout)
+    assert (answer["auc"], answer["n_ungradable"], answer["auc_gradable"]) == (1, 2, None)
+    assert "one class only without 2 ungradable" in run().stdout
+
+
 def test_another_label_is_named(run):
     assert json.loads(run("--label", "amd", "--json").stdout)["auc"] == 0
 
@@ -108,7 +135,7 @@ def three_labels(truth):
     ids = tuple("abcd")
     probability = np.array([[0.1, 0.9, 0.5], [0.2, 0.1, 0.5], [0.8, 0.8, 0.5], [0.9, 0.2, 0.5]])
     labels = ("glaucoma", "amd", "dr")
-    scores = ScoreTable(ids, np.ones(4, bool), probability, probability[:, None], labels)
+    scores = ScoreTable(ids, np.ones(4, bool), probability, probability[:, None], np.zeros(4, bool), labels)
     return join(scores, LabelTable(ids, labels, np.array(truth, np.int8)))
 
 

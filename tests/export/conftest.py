@@ -28,6 +28,7 @@ REPORT = (
     "deit_base_patch16_224",
 )
 LITE = ("tf_efficientnet_lite0", "tf_efficientnet_lite4")
+HALVED = (LITE[0], "efficientnet_b0", "resnest50d", "deit_base_patch16_224")  # one of each family in fp16 too
 TINY = ("test_efficientnet", "test_resnet", "test_vit")
 
 Exported = Callable[..., tuple[FoldWithViews, Path]]

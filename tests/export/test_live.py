@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from google.protobuf import text_format
+from tests.certificates import OURS
 from tests.conftest import bare_spec
 from tritonclient.grpc import model_config_pb2 as triton
 
@@ -208,3 +209,83 @@ def test_without_a_server_at_the_url_nothing_changes(tmp_path: Path, specs: list
     done = run("deploy", tmp_path / "0", live, "--url", "127.0.0.1:1", code=4)
     assert "No answer from 127.0.0.1:1" in done.stderr
     assert not live.exists()
+
+
+def test_a_check_says_what_was_deployed(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    live = tmp_path / "live"
+    bundle(tmp_path / "0", "0", Serving(fold_instances=3))
+    said = [run("deploy", tmp_path / str(number), live).stdout for number in range(2)]
+    assert run("check", live).stdout == said[-1]
+    assert specs[0].digest in said[-1]
+
+
+def spoil_weights(live: Path) -> None:
+    (live / f"fundus_fold_0{suffix(live)}/1/model.onnx").write_text("other weights")
+
+
+def spoil_config(live: Path) -> None:
+    path = live / f"fundus_preprocess{suffix(live)}/config.pbtxt"
+    path.write_text(path.read_text().replace("max_queue_size: 512", "max_queue_size: 0"))
+
+
+def add_model(live: Path) -> None:
+    (live / f"fundus_fold_0{suffix(live)}/2").mkdir()
+    (live / f"fundus_fold_0{suffix(live)}/2/model.onnx").write_text("newer weights")
+
+
+def suffix(live: Path) -> str:
+    return str(read_live(live).active).removeprefix(ENSEMBLE_MODEL)
+
+
+SPOILT = {
+    "weights": (spoil_weights, "fundus_fold_0/1/model.onnx was changed. Deploy into a new folder."),
+    "a config": (spoil_config, "fundus_preprocess/config.pbtxt was changed"),
+    "another version": (add_model, "fundus_fold_0/2/model.onnx does not belong there"),
+    "no model": (
+        lambda live: (live / f"fundus_average{suffix(live)}/config.pbtxt").unlink(),
+        "fundus_average/config.pbtxt is missing",
+    ),
+    "no ensemble": (
+        lambda live: (live / f"fundus_ensemble{suffix(live)}/config.pbtxt").unlink(),
+        "config.pbtxt of '",
+    ),
+    "no config": (
+        lambda live: (live / f"fundus_ensemble{suffix(live)}/config.pbtxt").write_text("no config"),
+        "cannot be read (",
+    ),
+    "another entry": (
+        lambda live: (live / "fundus_ensemble/config.pbtxt").write_text("no config"),
+        "is not that of the active bundle. Deploy or roll back once more.",
+    ),
+    "no entry": (
+        lambda live: (live / "fundus_ensemble/configs/embedded.pbtxt").unlink(),
+        "is not that of the active bundle.",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_check_refuses_what_was_not_deployed(what: str, tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    live = tmp_path / "live"
+    run("deploy", tmp_path / "0", live)
+    spoil, sentence = SPOILT[what]
+    spoil(live)
+    done = run("check", live, code=1)
+    assert sentence in done.stderr
+    assert done.stdout == ""
+
+
+def test_plans_and_bytecode_of_the_serving_machine_pass_the_check(
+    tmp_path: Path, specs: list[EnsembleSpec]
+) -> None:
+    live = tmp_path / "live"
+    run("deploy", tmp_path / "0", live)
+    (live / f"fundus_fold_0{suffix(live)}/1/model.plan").write_text("plan")
+    run("check", live)
+
+
+def test_tls_is_for_a_server(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    (tmp_path / "ca.pem").write_bytes(OURS.cert_pem.bytes())
+    done = run("deploy", tmp_path / "0", tmp_path / "live", "--tls-ca", tmp_path / "ca.pem", code=2)
+    assert "--tls-ca needs --url" in done.stderr
+    assert not (tmp_path / "live").exists()

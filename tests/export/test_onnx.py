@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto
-from tests.export.conftest import LITE, REPORT, SIZE_PX, TINY, Exported, pictures, random_fold
+from tests.export.conftest import HALVED, LITE, REPORT, SIZE_PX, TINY, Exported, pictures, random_fold
 
 from fundus_core.ensemble import Precision
 from fundus_eval.parity import LIMITS
@@ -31,7 +31,7 @@ def expected(module: torch.nn.Module) -> np.ndarray:
     ("architecture", "precision"),
     [
         *((architecture, "fp32") for architecture in (*TINY, *REPORT, *LITE)),
-        *((architecture, "fp16") for architecture in (*TINY, LITE[0], "resnest50d")),
+        *((architecture, "fp16") for architecture in (*TINY, *HALVED)),
     ],
 )
 def test_a_graph_answers_as_pytorch_does_in_batches_of_1_and_5(

@@ -10,61 +10,50 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
 from tests.conftest import bare_spec
+from tests.export.conftest import SIZE_PX, Exported
 
 from fundus_core.console import FundusGroup
 from fundus_core.ensemble import write_manifest
 from fundus_core.errors import BundleError, UsageError
 from fundus_core.preprocess import PreprocessSpec
 from fundus_core.serving import Serving, write_serving
-from fundus_core.views import views_named
 from fundus_export import plans
 from fundus_export.commands.tensorrt import tensorrt
 from fundus_export.engine import EngineError, Profile
-from fundus_export.onnx import save
 from fundus_export.plans import build_plans, check_graphs, fold_profile, read_record, stale_reason
-from fundus_export.precision import fold_graph
 from fundus_export.toolchain import Gpu, Toolchain, find_gpu, this_toolchain
-from fundus_train.network import build_network
-from fundus_train.recipe import Network, Recipe
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs the tensorrt-rtx extra")
 
-SIZE_PX = 64
 SPEC = replace(bare_spec(2), preprocess=PreprocessSpec(size_px=SIZE_PX))
 PROFILE = fold_profile(SPEC, 4, 8)
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bare(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What plans need of a repository: a manifest, and two folds with the graph of a tiny network."""
-    folder = tmp_path_factory.mktemp("plans") / "exported"
-    recipe = Recipe(
-        "x", Network("test_efficientnet", pretrained=False), preprocess=PreprocessSpec(size_px=SIZE_PX)
-    )
-    pixels = np.zeros((2, SIZE_PX, SIZE_PX, 3), np.uint8)
-    graph = fold_graph(build_network(recipe).eval(), views_named(("identity", "hflip")), "fp32", pixels)
-    for index in range(2):
-        save(graph, onnx_of(folder, index))
-    save(graph, folder / "fundus_average" / "1" / "model.onnx")
+    folder = tmp_path_factory.mktemp("plans") / "bare"
+    for path in (onnx_of(folder, 0), onnx_of(folder, 1), folder / "fundus_average" / "1" / "model.onnx"):
+        path.parent.mkdir(parents=True)
+        shutil.copyfile(exported("test_efficientnet")[1], path)
     write_manifest(SPEC, folder)
     return folder
 
 
 @pytest.fixture
-def repository(exported: Path, tmp_path: Path) -> Path:
-    """A fresh copy of `exported`."""
-    return Path(shutil.copytree(exported, tmp_path / "repository"))
+def repository(bare: Path, tmp_path: Path) -> Path:
+    """A fresh copy of `bare`."""
+    return Path(shutil.copytree(bare, tmp_path / "repository"))
 
 
 @pytest.fixture(scope="module")
-def planned(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def planned(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository whose two folds have their plans."""
-    folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("planned") / "repository"))
+    folder = Path(shutil.copytree(bare, tmp_path_factory.mktemp("planned") / "repository"))
     built(folder)
     return folder
 

@@ -6,11 +6,10 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from onnx import numpy_helper
+from tests.bundles import cover_traces, scaled
 
-from fundus_core.ensemble import MODEL_ONNX, PIXELS, fold_model, read_manifest, write_manifest
-from fundus_core.repository import check_repository, digests, write_rendered
-from fundus_core.serving import Serving
+from fundus_core.ensemble import MODEL_ONNX, PIXELS, fold_model, read_manifest
+from fundus_core.repository import check_repository
 from fundus_eval.parity import LIMITS
 from fundus_export import repository as module
 from fundus_export.cli import main
@@ -24,23 +23,11 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def scaled(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
-    """Multiply the classifier's weights."""
-    name = next(node for node in model.graph.node if node.op_type == "Gemm").input[1].removesuffix("_float16")
-    tensor = next(each for each in model.graph.initializer if each.name.startswith(name))
-    values = numpy_helper.to_array(tensor)
-    tensor.CopyFrom(numpy_helper.from_array((values * factor).astype(values.dtype), tensor.name))
-    return model
-
-
 def changed(repository: Path, factor: float) -> None:
     """Change a fold's weights, and cover the traces."""
     path = repository / fold_model(1) / MODEL_ONNX
     onnx.save(scaled(onnx.load(path), factor), path)
-    spec = read_manifest(repository)
-    spec = replace(spec, files=digests(repository, (repository / name for name in spec.files)))
-    write_manifest(spec, repository)
-    write_rendered(repository, spec, Serving())
+    cover_traces(repository, read_manifest(repository))
 
 
 @pytest.fixture

@@ -3,19 +3,25 @@
 import asyncio
 import csv
 import importlib.util
+import shutil
+import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.conftest import command
+from tests.conftest import COMMANDS, command
 
 from fundus_client.embedded import EmbeddedServer, embedded_server
+from fundus_client.journal import journal_path
 from fundus_client.scorer import Prediction, connect
 
 Row = dict[str, str]
 ImageBytes = dict[str, bytes]
+N_FILES = 300
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,28 @@ def server(tiny_repository: Path) -> Iterator[EmbeddedServer]:
         pytest.skip("needs the extra `embedded`: the wheel's tritonserver")
     with embedded_server(tiny_repository) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def photos(phantom_folder: Path) -> list[Path]:
+    return sorted(phantom_folder.glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory, photos: list[Path]) -> Path:
+    """300 files of different content, three of them the same, and four that cannot be scored."""
+    folder = tmp_path_factory.mktemp("many") / "images"
+    folder.mkdir()
+    for number in range(N_FILES - 7):
+        content = photos[number % len(photos)].read_bytes()
+        (folder / f"{number:03}.jpg").write_bytes(content + b"%d" % number)
+    for number in range(3):
+        shutil.copy(photos[0], folder / f"same-{number}.jpg")
+    (folder / "text.jpg").write_text("no photograph")
+    (folder / "empty.jpg").touch()
+    (folder / "half.jpg").write_bytes(photos[0].read_bytes()[:5000])
+    (folder / "gone.jpg").symlink_to("nothing")
+    return folder
 
 
 @pytest.fixture
@@ -96,6 +124,33 @@ def server_processes(ancestor: int) -> list[int]:
     children = Path(f"/proc/{ancestor}/task/{ancestor}/children").read_text().split()
     below = [pid for child in children for pid in (int(child), *server_processes(int(child)))]
     return [pid for pid in below if "triton" in Path(f"/proc/{pid}/exe").readlink().name]
+
+
+def start(many: Path, output: Path, *options: object) -> "subprocess.Popen[str]":
+    line = [COMMANDS / "fundus-client", "score", many, "--output", output, *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(list(map(str, line)), start_new_session=True, **pipes)  # type: ignore[call-overload]
+
+
+def n_committed(output: Path) -> int:
+    """How many answers the journal of a run that goes on holds; it is locked, a copy of it is not."""
+    journal, copy = journal_path(output), output.with_name("copy")
+    try:
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{journal}{suffix}", f"{copy}{suffix}")
+        with closing(sqlite3.connect(copy)) as database:
+            return int(database.execute("SELECT count(*) FROM answers").fetchone()[0])
+    except (OSError, sqlite3.OperationalError):  # not there yet
+        return 0
+
+
+def end(client: "subprocess.Popen[str]") -> tuple[int, str]:
+    try:
+        stdout, stderr = client.communicate(timeout=120)
+    finally:
+        client.kill()
+    assert "Traceback" not in stderr, stderr
+    return client.returncode, stdout + stderr
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 60) -> None:

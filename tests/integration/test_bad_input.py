@@ -1,38 +1,42 @@
 """The issue's list of bad input, through the real tritonserver: a row or a sentence, never a traceback."""
 
-import asyncio
 import ctypes
 import os
 import shutil
 import signal
 import socket
 import struct
-import subprocess
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.conftest import COMMANDS
 from tests.integration.conftest import (
+    N_FILES,
     Score,
     Scored,
-    checked,
+    end,
     flat,
+    n_committed,
     probabilities,
     read_rows,
     run_score,
     scored_alone,
     server_processes,
+    start,
     wait_for,
 )
 
-from fundus_client.batch import Window
 from fundus_client.embedded import EmbeddedServer, embedded_server
-from fundus_client.run import score_files
-from fundus_client.scorer import connect
+from fundus_client.journal import journal_path, open_journal
+from fundus_client.member import Patience
+from fundus_client.run import Job, score_locally, write_table
+from fundus_client.servers import Servers
+from fundus_client.sources import open_source
+from fundus_core.ensemble import EnsembleSpec
 
 REASONS = {
     "bomb.png": "too_many_pixels",
@@ -73,11 +77,6 @@ def without_root_powers() -> None:
     """Between fork and exec: root, too, must then obey file permissions."""
     for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
         ctypes.CDLL(None).prctl(24, capability)  # PR_CAPBSET_DROP
-
-
-@pytest.fixture(scope="module")
-def photos(phantom_folder: Path) -> list[Path]:
-    return sorted(phantom_folder.glob("*.jpg"))
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +136,18 @@ def test_a_file_that_vanishes_during_the_run(
 ) -> None:
     images = [Path(shutil.copy(photo, tmp_path)) for photo in photos[:5]]
     output = tmp_path / "scores.csv"
+    source = open_source([str(tmp_path)], None)
 
-    async def run() -> None:
-        async with connect(server.grpc_address, ready_timeout_s=30, timeout_s=60) as scorer:
-            await score_files(
-                scorer, (tmp_path,), output, Window(1), lambda: images[-1].unlink(missing_ok=True)
-            )
+    servers = Servers([server.grpc_address], None, None, Patience())
 
-    asyncio.run(run())
+    def begin(spec: EnsembleSpec) -> None:
+        journal.belongs_to(spec)
+        images[-1].unlink()
+
+    with open_journal(journal_path(output), fresh=False) as journal:
+        journal.register(source)
+        end = score_locally(Job(source, journal, begin, lambda row: None), servers)
+        write_table(journal, output, end)
     assert [row["status"] for row in read_rows(output)] == ["scored"] * 4 + ["failed"]
     assert read_rows(output)[-1]["reason"].startswith("vanished: ")
 
@@ -240,64 +243,26 @@ def test_a_server_that_does_not_answer(
     assert "No Triton server is ready" in done.stderr
 
 
-@pytest.fixture
-def many(tmp_path: Path, photos: list[Path]) -> Path:
-    """400 files; file n is phantom n modulo 8."""
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for number in range(400):
-        (folder / f"{number:03}.jpg").symlink_to(photos[number % 8])
-    return folder
-
-
-def started_score(many: Path, output: Path, *options: object) -> "subprocess.Popen[str]":
-    """Start the command, and return once it has written rows."""
-    line = [COMMANDS / "fundus-client", "score", many, "--output", output, *options]
-    client = subprocess.Popen(
-        list(map(str, line)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    partial = output.with_name(".scores.csv.partial")
-    wait_for(lambda: client.poll() is not None or (partial.exists() and partial.stat().st_size))
-    assert client.poll() is None, client.communicate()
-    return client
-
-
-@pytest.mark.parametrize("mode", ["url", "embedded"])
-def test_a_server_that_dies_half_way(
-    tmp_path: Path,
-    many: Path,
-    photos: list[Path],
-    server: EmbeddedServer,
-    tiny_repository: Path,
-    request: pytest.FixtureRequest,
-    mode: str,
+def test_a_server_that_stays_away_leaves_a_row_for_every_file(
+    tmp_path: Path, many: Path, own_server: EmbeddedServer, server: EmbeddedServer
 ) -> None:
-    if mode == "url":
-        own = request.getfixturevalue("own_server")
-        options, ancestor = ("--url", own.grpc_address), own.supervisor.pid
-    else:
-        options, ancestor = ("--repository", tiny_repository), None
-    client = started_score(many, tmp_path / "scores.csv", *options)
-    processes = server_processes(ancestor or client.pid)
+    output = tmp_path / "scores.csv"
+    client = start(many, output, "--url", own_server.grpc_address, "--wait", 2)
+    wait_for(lambda: client.poll() is not None or n_committed(output) > 20)
+    processes = server_processes(own_server.supervisor.pid)
     os.kill(processes[0], signal.SIGKILL)
-    killed = time.monotonic()
-    done = checked(*_end(client), tmp_path / "scores.csv")
-    assert time.monotonic() - killed < 20
-    assert done.code == 4
-    assert "score the failed rows again" in done.stderr
-    assert [row["image_id"] for row in done.rows] == [f"{number:03}.jpg" for number in range(400)]
-    scored = [row for row in done.rows if row["status"] == "scored"]
-    failed = [row for row in done.rows if row["status"] == "failed"]
+    code, said = end(client)
+    assert code == 4
+    assert "Run the same command again to go on" in said
+    rows = read_rows(output)
+    assert len(rows) == N_FILES
+    scored = [row for row in rows if row["status"] == "scored"]
+    reasons = Counter(row["reason"].partition(":")[0] for row in rows)
     assert scored
-    assert {row["reason"].partition(":")[0] for row in failed} == {"server_unreachable"}
-    alone = scored_alone(server.grpc_address, [photo.read_bytes() for photo in photos[:8]])
-    for row in scored:
-        expected = flat(alone[int(row["image_id"][:3]) % 8])
-        assert probabilities(row) == pytest.approx(expected, abs=1e-6)
+    assert reasons["server_unreachable"] > 0
+    alone = scored_alone(server.grpc_address, [(many / row["image_id"]).read_bytes() for row in scored[:8]])
+    for row, answer in zip(scored[:8], alone, strict=True):
+        assert probabilities(row) == pytest.approx(flat(answer), abs=1e-6)
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), 20)
 
 
@@ -306,22 +271,19 @@ def test_an_interrupted_client_leaves_the_server_alive(
     tmp_path: Path, many: Path, own_server: EmbeddedServer, score: Score, number: signal.Signals
 ) -> None:
     """Tritonserver 2.51 may crash when requests in flight are cancelled, so the client waits for them."""
-    client = started_score(many, tmp_path / "scores.csv", "--url", own_server.grpc_address)
+    client = start(many, tmp_path / "scores.csv", "--url", own_server.grpc_address)
+    wait_for(lambda: client.poll() is not None or n_committed(tmp_path / "scores.csv"))
     client.send_signal(number)
-    done = checked(*_end(client), tmp_path / "scores.csv")
-    assert (done.code, done.rows) == (1, [])
-    assert "Interrupted: " in done.stderr
+    assert end(client)[0] == 1
     assert score(many / "000.jpg", "--url", own_server.grpc_address, "--wait", 5).code == 0
 
 
 def test_an_interrupted_client_ends_its_own_server(tmp_path: Path, many: Path, tiny_repository: Path) -> None:
-    client = started_score(many, tmp_path / "scores.csv", "--repository", tiny_repository)
+    client = start(many, tmp_path / "scores.csv", "--repository", tiny_repository)
+    wait_for(lambda: client.poll() is not None or n_committed(tmp_path / "scores.csv"))
     processes = server_processes(client.pid)
     client.send_signal(signal.SIGINT)
-    code, _, stderr = _end(client)
-    assert code == 1
-    assert "Interrupted: " in stderr
-    assert "Traceback" not in stderr
+    assert end(client)[0] == 1
     assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
 
 
@@ -329,16 +291,8 @@ def test_a_disk_that_is_full(many: Path, server: EmbeddedServer, score: Score) -
     import resource
 
     def small_files_only() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, 65_536))
 
     done = score(many, "--url", server.grpc_address, preexec_fn=small_files_only)
     assert (done.code, done.rows) == (1, [])
-    assert "Choose another place" in done.stderr
-
-
-def _end(client: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    try:
-        stdout, stderr = client.communicate(timeout=60)
-    finally:
-        client.kill()
-    return client.returncode, stdout, stderr
+    assert "cannot be written" in done.stderr

@@ -20,7 +20,7 @@ from fundus_core.ensemble import IMAGE, PIXELS, PREPROCESS_MODEL, EnsembleSpec, 
 from fundus_core.preprocess import preprocess_encoded
 from fundus_core.tables import read_labels
 
-COLUMNS = "image_id,sha256,status,reason,probability,fold_0,fold_1,spread,decision,bundle_digest"
+COLUMNS = "image_id,sha256,status,reason,ungradable,probability,fold_0,fold_1,spread,decision,bundle_digest"
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,10 @@ def test_run_json(embedded: Scored, spec: EnsembleSpec, labels: Path) -> None:
     assert run["counts"] | {"wall_s": 0} == {
         "n_files": 48,
         "n_scored": 48,
+        "n_ungradable": 0,
+        "n_earlier": 0,
         "n_failed": 0,
         "reasons": {},
-        "server_lost": False,
         "wall_s": 0,
     }
     assert run["bundle"]["digest"] == spec.digest
@@ -123,9 +124,10 @@ def test_identical_images_get_identical_scores(
     folder = tmp_path / "copies"
     folder.mkdir()
     for number in range(20):  # among different neighbours, so in batches of different content and size
-        (folder / f"{number:02}-copy.jpg").symlink_to(first)
+        (folder / f"{number:02}-copy.jpg").write_bytes(first.read_bytes() + b"%d" % number)
         (folder / f"{number:02}-other.jpg").symlink_to(others[number % len(others)])
-    runs = [score(folder, "--url", server.grpc_address, "--in-flight", n) for n in (1, 5, 64)]
+    line = (folder, "--fresh", "--url", server.grpc_address, "--in-flight")
+    runs = [score(*line, n) for n in (1, 5, 64)]
     copies = [row for run in runs for row in run.rows if row["image_id"].endswith("-copy.jpg")]
     assert len(copies) == 60
     assert max(map(probabilities, copies)) == pytest.approx(min(map(probabilities, copies)), abs=1e-6)

@@ -1,4 +1,4 @@
-"""Who may connect to the real server, and what the others are told."""
+"""Who may connect to the real servers, and what the others are told."""
 
 import itertools
 import signal
@@ -9,41 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trustme
-from tests.conftest import COMMANDS
+from tests.bundles import changed_copy
+from tests.certificates import issue_all
+from tests.conftest import COMMANDS, command
+from tests.docker.conftest import ADMIN_KEY
 from tests.integration.conftest import Score, scored_alone
+from tests.integration.live_server import Server, tritonserver
 
 from fundus_client.embedded import EmbeddedServer, embedded_server
 from fundus_client.listener import Listener, Ports, free_port
 from fundus_client.tls import ServerTls
 
 Options = tuple[object, ...]
-OURS, THEIRS = trustme.CA(), trustme.CA()
-
-
-def written(folder: Path, name: str, authority: trustme.CA, host: str) -> tuple[Path, Path]:
-    """A certificate and its key as files."""
-    leaf, cert, key = authority.issue_cert(host), folder / f"{name}.pem", folder / f"{name}.key"
-    leaf.cert_chain_pems[0].write_to_path(cert)
-    leaf.private_key_pem.write_to_path(key)
-    return cert, key
 
 
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Files by name: ca, theirs; server, elsewhere, client and stranger with a key each."""
-    folder = tmp_path_factory.mktemp("pem")
-    files = {"ca": folder / "ca.pem", "theirs": folder / "theirs.pem"}
-    OURS.cert_pem.write_to_path(files["ca"])
-    THEIRS.cert_pem.write_to_path(files["theirs"])
-    for name, authority, host in (
-        ("server", OURS, "127.0.0.1"),
-        ("elsewhere", OURS, "triton.example"),
-        ("client", OURS, "client.example"),
-        ("stranger", THEIRS, "client.example"),
-    ):
-        files[name], files[f"{name} key"] = written(folder, name, authority, host)
-    return files
+    return issue_all(tmp_path_factory.mktemp("pem"))
 
 
 def server_tls(pem: dict[str, Path], name: str, client_ca: str | None) -> ServerTls:
@@ -73,16 +55,7 @@ def photo(phantom_folder: Path) -> Path:
     return sorted(phantom_folder.glob("*.jpg"))[0]
 
 
-def test_a_client_with_the_right_certificate_gets_the_same_scores(
-    photo: Path, score: Score, server: EmbeddedServer, mutual: EmbeddedServer, pem: dict[str, Path]
-) -> None:
-    done = score(photo, "--url", address(mutual), *tls(pem, "ca", "client"))
-    assert done.code == 0, done.stderr
-    (alone,) = scored_alone(server.grpc_address, [photo.read_bytes()])
-    assert float(done.rows[0]["probability"]) == pytest.approx(alone.probability[0], abs=1e-6)
-
-
-@pytest.mark.parametrize(
+REFUSED = pytest.mark.parametrize(
     ("ca", "client", "said"),
     [
         ("ca", None, "asks for a certificate. Give --tls-cert"),
@@ -92,6 +65,18 @@ def test_a_client_with_the_right_certificate_gets_the_same_scores(
     ],
     ids=["none", "of another authority", "trusts another authority", "no TLS"],
 )
+
+
+def test_a_client_with_the_right_certificate_gets_the_same_scores(
+    photo: Path, score: Score, server: EmbeddedServer, mutual: EmbeddedServer, pem: dict[str, Path]
+) -> None:
+    done = score(photo, "--url", address(mutual), *tls(pem, "ca", "client"))
+    assert done.code == 0, done.stderr
+    (alone,) = scored_alone(server.grpc_address, [photo.read_bytes()])
+    assert float(done.rows[0]["probability"]) == pytest.approx(alone.probability[0], abs=1e-6)
+
+
+@REFUSED
 def test_another_client_is_refused_at_once_with_the_next_step(
     photo: Path,
     score: Score,
@@ -159,3 +144,42 @@ def test_serve_over_tls_is_ready_and_says_where(
             assert done.code == 0, done.stderr
         finally:
             process.send_signal(signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_repository: Path,
+    pem: dict[str, Path],
+    server: EmbeddedServer,
+) -> Iterator[tuple[Server, Path]]:
+    """A server of a live repository that asks for a certificate, and another bundle for it."""
+    folder = tmp_path_factory.mktemp("deployed")
+    assert command("export", "deploy", tiny_repository, folder / "live").returncode == 0
+    with tritonserver(folder / "live", folder / "server", server_tls(pem, "server", "ca")) as running:
+        yield running, changed_copy(tiny_repository, folder / "other", 3.0)
+
+
+def test_a_bundle_is_deployed_and_rolled_back_over_mutual_tls(
+    deployed: tuple[Server, Path], pem: dict[str, Path]
+) -> None:
+    running, bundle = deployed
+    options = ("--url", running.address, "--admin-key", ADMIN_KEY, *tls(pem, "ca", "client"))
+    for arguments, deployment in ((("deploy", bundle), 2), (("rollback",), 3)):
+        done = command("export", *arguments, running.live, *options)
+        assert done.returncode == 0, done.stderr
+        assert "successfully loaded 'fundus_ensemble'" in running.log.read_text()
+        assert running.state.deployment == deployment
+
+
+@REFUSED
+def test_another_one_deploys_nothing(
+    deployed: tuple[Server, Path], pem: dict[str, Path], ca: str | None, client: str | None, said: str
+) -> None:
+    running, bundle = deployed
+    before, options = running.state, tls(pem, ca, client) if ca else ()
+    done = command("export", "deploy", bundle, running.live, "--url", running.address, *options)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert running.state == before

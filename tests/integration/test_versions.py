@@ -4,60 +4,24 @@ import asyncio
 import importlib.util
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from itertools import cycle
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 from click.testing import CliRunner
-from tests.docker.conftest import ADMIN_KEY, TRITONSERVER
-from tests.export.test_verify import scaled
-from tests.integration.conftest import Score, flat, probabilities, scored_alone, wait_for
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tests.bundles import changed_copy, cover_traces
+from tests.integration.conftest import Score, flat, probabilities, scored_alone
+from tests.integration.live_server import Answer, Load, Numbers, Server, ask, tritonserver
+from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from fundus_client.embedded import embedded_server
 from fundus_client.scorer import connect
-from fundus_core.ensemble import (
-    ENSEMBLE_MODEL,
-    FOLD_PROBABILITY,
-    IMAGE,
-    MODEL_ONNX,
-    PROBABILITY,
-    EnsembleSpec,
-    fold_model,
-    read_manifest,
-    write_manifest,
-)
+from fundus_core.ensemble import ENSEMBLE_MODEL, MODEL_ONNX, fold_model, read_manifest
 from fundus_core.phantoms import write_samples
-from fundus_core.repository import digests, write_rendered
-from fundus_core.serving import Serving
 from fundus_export.cli import main
-from fundus_export.live import Live, read_live
 from fundus_export.server import KEY_HEADER
-
-N_CLIENTS = 8
-ROUNDS = 3  # answers of every client that are waited for between two deployments
-
-Numbers = tuple[float, ...]  # mean and folds of one image
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Who made it by its own words, and the numbers."""
-
-    model: str
-    version: str
-    numbers: Numbers
 
 
 @dataclass(frozen=True)
@@ -66,86 +30,6 @@ class Bundle:
 
     folder: Path
     answers: list[Numbers]
-
-
-@dataclass(frozen=True)
-class Server:
-    """A tritonserver that serves a live repository."""
-
-    live: Path
-    address: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    @property
-    def state(self) -> Live:
-        return read_live(self.live)
-
-    def tell(self, command: str, *arguments: object, code: int = 0) -> str:
-        """Deploy or roll back at the running server; return what it says."""
-        told = [command, *arguments, self.live, "--url", self.address, "--admin-key", ADMIN_KEY]
-        done = CliRunner().invoke(main, [str(each) for each in told])
-        assert done.exit_code == code, f"{done.output}\n{self.log.read_text()[-3000:]}"
-        return done.output
-
-    def ensembles(self) -> set[str]:
-        """Return the names of the ensembles that answer."""
-        with InferenceServerClient(self.address) as client:
-            index = client.get_model_repository_index(headers={KEY_HEADER: ADMIN_KEY}).models
-        ready = {each.name for each in index if each.state == "READY"}
-        return {name for name in ready if name.startswith(ENSEMBLE_MODEL)}
-
-
-def ask(client: InferenceServerClient, data: bytes, model: str = ENSEMBLE_MODEL) -> Answer:
-    image = InferInput(IMAGE, [1, 1], "BYTES")
-    image.set_data_from_numpy(np.array([[data]], dtype=object))
-    answer = client.infer(model, [image], client_timeout=60)
-    numbers = [answer.as_numpy(name).reshape(-1) for name in (PROBABILITY, FOLD_PROBABILITY)]
-    said = answer.get_response()
-    return Answer(said.model_name, said.model_version, tuple(np.concatenate(numbers).tolist()))
-
-
-@dataclass
-class Load:
-    """Clients that send image after image; a request without an answer is `lost`."""
-
-    address: str
-    images: list[bytes]
-    answers: list[tuple[int, Answer]] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    ended: threading.Event = field(default_factory=threading.Event)
-    sent: list[int] = field(default_factory=lambda: [0] * N_CLIENTS)  # by each client, and done
-
-    def client(self, number: int) -> None:
-        with InferenceServerClient(self.address) as client:
-            for i in cycle(range(len(self.images))):
-                if self.ended.is_set():
-                    return
-                index = (i + number) % len(self.images)
-                try:
-                    self.answers.append((index, ask(client, self.images[index])))
-                    if not client.is_server_ready():  # then nobody would send it anything
-                        self.lost.append("not ready")
-                except InferenceServerException as error:
-                    self.lost.append(str(error))
-                self.sent[number] += 1
-
-    def go_on(self) -> int:
-        """Wait until every answer now in flight has come, and more; return how many there are."""
-        wanted = [count + ROUNDS for count in self.sent]
-        wait_for(lambda: all(now >= then for now, then in zip(self.sent, wanted, strict=True)))
-        return len(self.answers)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        with ThreadPoolExecutor(N_CLIENTS) as pool:
-            clients = [pool.submit(self.client, number) for number in range(N_CLIENTS)]
-            try:
-                yield
-            finally:
-                self.ended.set()
-        for each in clients:
-            each.result()
 
 
 @pytest.fixture(scope="module")
@@ -163,30 +47,12 @@ def bundles(
         pytest.skip("needs the extra `embedded`: the wheel's tritonserver")
     parent, made = tmp_path_factory.mktemp("bundles"), []
     for number in range(3):
-        folder = Path(shutil.copytree(tiny_repository, parent / str(number)))
-        change(folder, number)
+        folder = changed_copy(tiny_repository, parent / str(number), 3.0 + number, 0.9 - 0.1 * number)
         with embedded_server(folder) as server:
             made.append(Bundle(folder, [flat(each) for each in scored_alone(server.grpc_address, images)]))
     every = [[*numbers] for bundle in made for numbers in bundle.answers]
     assert len({each for numbers in every for each in numbers}) == 3 * len(images) * 3
     return made
-
-
-def change(repository: Path, number: int) -> None:
-    """Give a copy other weights in each fold and another preprocessing."""
-    spec = read_manifest(repository)
-    for fold in spec.folds:
-        path = repository / fold_model(fold.index) / MODEL_ONNX
-        onnx.save(scaled(onnx.load(path), 3.0 + number), path)
-    preprocess = replace(spec.preprocess, centre_crop=0.9 - 0.1 * number)
-    cover_traces(repository, replace(spec, preprocess=preprocess))
-
-
-def cover_traces(repository: Path, spec: EnsembleSpec) -> None:
-    files = digests(repository, (repository / name for name in spec.files))
-    spec = replace(spec, files=files)
-    write_manifest(spec, repository)
-    write_rendered(repository, spec, Serving())
 
 
 @pytest.fixture
@@ -195,44 +61,8 @@ def server(tmp_path: Path, bundles: list[Bundle]) -> Iterator[Server]:
     live = tmp_path / "live"
     done = CliRunner().invoke(main, ["deploy", str(bundles[0].folder), str(live)])
     assert done.exit_code == 0, done.output
-    with tritonserver(live, tmp_path) as running:
+    with tritonserver(live, tmp_path / "server") as running:
         yield running
-
-
-@contextmanager
-def tritonserver(live: Path, folder: Path) -> Iterator[Server]:
-    script, log = folder / "tritonserver", folder / "log"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    script.write_text(TRITONSERVER.format(python=sys.executable, backends=str(folder / "backends")))
-    flags = {
-        "model-repository": live,
-        "model-control-mode": "explicit",
-        "load-model": "*",
-        "strict-readiness": "false",
-        "model-config-name": "embedded",
-        "backend-directory": folder / "backends",
-        "backend-config": f"python,shm-region-prefix-name=versions-{port}",
-        "grpc-address": "127.0.0.1",
-        "grpc-port": port,
-        "allow-http": "false",
-        "allow-metrics": "false",
-        "grpc-restricted-protocol": f"model-repository,statistics:fundus-admin-key={ADMIN_KEY}",
-    }
-    line = [
-        sys.executable,
-        str(script),
-        "--disable-auto-complete-config",
-        *(f"--{k}={v}" for k, v in flags.items()),
-    ]
-    with log.open("wb") as file, subprocess.Popen(line, stdout=file, stderr=file) as process:
-        try:
-            wait_for(lambda: "Started GRPC" in log.read_text() or process.poll() is not None)
-            assert process.poll() is None, log.read_text()[-3000:]
-            yield Server(live, f"127.0.0.1:{port}", process, log)
-        finally:
-            process.terminate()
-            process.wait(60)
 
 
 def test_two_bundles_answer_side_by_side_each_as_it_does_alone(
@@ -289,12 +119,19 @@ def test_the_client_asks_a_canary_by_its_name(
     assert probabilities(row) == pytest.approx(bundles[1].answers[0], abs=1e-6)
 
 
+@pytest.fixture
+def broken(bundles: list[Bundle], tmp_path: Path) -> Path:
+    """A bundle that passes every check, and that no server can load."""
+    folder = Path(shutil.copytree(bundles[1].folder, tmp_path / "broken"))
+    (folder / fold_model(0) / MODEL_ONNX).write_bytes(b"no graph")
+    cover_traces(folder, read_manifest(folder))
+    return folder
+
+
 def test_a_bundle_that_cannot_be_loaded_changes_nothing(
-    server: Server, bundles: list[Bundle], images: list[bytes], tmp_path: Path
+    server: Server, bundles: list[Bundle], images: list[bytes], broken: Path
 ) -> None:
-    broken, before = Path(shutil.copytree(bundles[1].folder, tmp_path / "broken")), server.state
-    (broken / fold_model(0) / MODEL_ONNX).write_bytes(b"no graph")
-    cover_traces(broken, read_manifest(broken))
+    before = server.state
     models = {path.name for path in server.live.iterdir()}
     said = server.tell("deploy", broken, code=1)
     assert "refuses" in said
@@ -324,11 +161,35 @@ def test_a_server_that_starts_again_serves_what_it_served(
     server.process.terminate()
     server.process.wait(60)
     state = server.state
-    with tritonserver(server.live, tmp_path) as again, InferenceServerClient(again.address) as client:
+    with (
+        tritonserver(server.live, tmp_path / "server") as again,
+        InferenceServerClient(again.address) as client,
+    ):
         assert again.ensembles() == {ENSEMBLE_MODEL, state.active, state.previous, state.canary}
         assert ask(client, images[0]) == Answer(ENSEMBLE_MODEL, "2", bundles[1].answers[0])
         again.tell("rollback")
         assert ask(client, images[0]) == Answer(ENSEMBLE_MODEL, "3", bundles[0].answers[0])
+
+
+def test_two_servers_load_a_bundle_before_the_first_one_swaps(
+    server: Server, bundles: list[Bundle], images: list[bytes], broken: Path, tmp_path: Path
+) -> None:
+    with tritonserver(server.live, tmp_path / "other") as other:
+        both = ("--url", other.address)
+        server.tell("deploy", bundles[1].folder, *both)
+        for each in (server, other):
+            with InferenceServerClient(each.address) as client:
+                assert ask(client, images[0]) == Answer(ENSEMBLE_MODEL, "2", bundles[1].answers[0])
+        active = server.state.active
+        loaded = [loads(each, active)[-1] for each in (server, other)]
+        assert max(loaded) < min(loads(each, ENSEMBLE_MODEL)[-1] for each in (server, other))
+        assert f"{other.address} refuses" in server.tell("deploy", broken, *both, code=1)
+        assert server.ensembles() == other.ensembles() == {ENSEMBLE_MODEL, active, server.state.previous}
+
+
+def loads(server: Server, model: str | None) -> list[str]:
+    """When the server loaded a model, by its log."""
+    return re.findall(rf"(?m)^I(\d{{4}} \S+) .*successfully loaded '{model}'", server.log.read_text())
 
 
 def test_swaps_and_rollbacks_under_load_lose_nothing_and_mix_nothing(

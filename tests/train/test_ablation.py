@@ -19,7 +19,7 @@ PARTS = {"AUC(CV)": "cross_validation", "AUC(inner_test)": "inner_test"}
 
 
 def views(*arguments: object) -> Result:
-    return CliRunner().invoke(fundus_train, ["views", *map(str, arguments), "--accelerator", "cpu"])
+    return CliRunner().invoke(fundus_train, ["views", "--accelerator", "cpu", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +152,12 @@ def test_what_is_missing_is_a_sentence(missing: str, sentence: str, run: Path) -
     done = views(run)
     assert (done.exit_code, done.stdout) == (1, "")
     assert sentence in done.stderr
+
+
+def test_a_device_that_is_not_there_is_a_sentence(tiny_run: Path) -> None:
+    done = views(tiny_run, "--accelerator", "abacus")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--accelerator abacus --devices 1 is not to be had here" in done.stderr
 
 
 def test_each_label_is_judged_on_the_images_where_it_is_known() -> None:

@@ -252,7 +252,7 @@ def test_a_disk_that_fills_up_while_a_table_is_written(
     attempt: Callable[..., Result], undisturbed: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "oof.partial").symlink_to("/dev/full")
+    (tmp_path / "run" / ".oof.csv.partial").symlink_to("/dev/full")
     refused(attempt(), 1, "The disk is full (No space left on device)", "Make room")
     assert attempt().exit_code == 0
     assert timeless(tmp_path / "run") == timeless(undisturbed)

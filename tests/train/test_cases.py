@@ -13,7 +13,7 @@ from fundus_core.errors import LabelsError
 from fundus_core.preprocess import PreprocessSpec, preprocess, preprocess_encoded
 from fundus_core.tables import LabelTable
 from fundus_train.cases import Cases, load_cases
-from fundus_train.recipe import Network, Phantoms, Recipe
+from fundus_train.recipe import Network, Phantoms, PseudoLabels, Recipe
 
 RECIPE = Recipe("x", Network("resnet18"), preprocess=PreprocessSpec(size_px=32), phantoms=Phantoms(1, 50))
 NAMES = ("a.png", "sub/b.png", "c.png", "text.jpg", "gone.png", "d.png", "e.png")
@@ -61,6 +61,14 @@ def test_what_cannot_be_used_is_dropped_with_its_reason(images: Path) -> None:
     assert dropped["text.jpg"].startswith("not_an_image: ")
     assert dropped["gone.png"].startswith("vanished: ")
     assert dropped["d.png"] == "unlabelled: the labels table has no label for it."
+
+
+def test_for_pseudo_labels_unlabelled_images_stay_but_never_instead_of_a_labelled_copy(images: Path) -> None:
+    recipe = replace(RECIPE, phantoms=Phantoms(), pseudo_labels=PseudoLabels(rounds=1))
+    cases, _ = load(images, table((-1, 1, -1, -1, -1, -1, 0)), recipe)
+    assert cases.image_id == ("sub/b.png", "c.png", "d.png", "e.png")
+    assert dict(cases.dropped)["a.png"] == "copy: the same bytes as sub/b.png."
+    assert load(images, table((-1, 1, -1, -1, -1, -1, 0)))[0].image_id[:2] == ("sub/b.png", "e.png")
 
 
 def test_each_case_has_its_own_pixels_and_targets(images: Path) -> None:

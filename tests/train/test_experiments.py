@@ -176,7 +176,7 @@ def test_an_unfinished_run_has_no_auc_and_is_named_on_stderr(tmp_path: Path, tin
     first, second = csv.DictReader(io.StringIO(done.stdout))
     assert (first["exp_num"], first["AUC(CV)"], first["AUC(inner_test)"], first["n"]) == ("tiny", "", "", "")
     assert (second["exp_num"], second["AUC(CV)"]) == ("000", "0.9893")
-    assert done.stderr.replace("\n", " ").startswith(f"Not finished: {cut}. Run the same `fundus-train fit`")
+    assert done.stderr.replace("\n", " ").startswith(f"Not finished: {cut}. Run the same command again")
 
 
 def test_a_run_that_left_sources_out_stands_beside_the_others(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_run_that_left_sources_out_stands_beside_the_others(tmp_path: Path) ->
         unseen.Unseen("hygd", 10, 5, experiments_interval(0.8), (0.8,)),
         unseen.Unseen("odir", 10, 5, experiments_interval(0.7), (0.7,)),
     ]
-    (tmp_path / "b").mkdir()
+    run_folder(tmp_path / "b")
     content = {"recipe": asdict(RECIPE), "seeds": [0], "sources": [asdict(each) for each in found]}
     (tmp_path / "b" / "unseen.json").write_text(json.dumps(content))
     first, second = rows_of(tmp_path)

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import lightning as lit
 import numpy as np
 import pytest
@@ -12,12 +11,11 @@ from click.testing import Result
 from tests.train.test_fit import contents, fit, recipe_file, rows
 
 from fundus_core.console import progress_bar
-from fundus_core.preprocess import PreprocessSpec
-from fundus_core.tables import LabelTable, read_labels
+from fundus_core.tables import read_labels
 from fundus_eval.auc import Interval
 from fundus_eval.evaluation import Evaluation, LabelEvaluation
 from fundus_train import pseudo
-from fundus_train.cases import Cases, load_cases
+from fundus_train.cases import Cases
 from fundus_train.fit import Experiment
 from fundus_train.folds import POOL, TEST
 from fundus_train.recipe import Network, PseudoLabels, Recipe
@@ -67,21 +65,6 @@ def cases_of(targets: list[list[int]]) -> Cases:
 
 CASES = cases_of([[0], [1], [0], [1], [0], [1], [-1], [-1], [-1]])
 RECIPE = Recipe("x", Network("none"), pseudo_labels=PseudoLabels(rounds=5, positive=0.9, negative=0.1))
-
-
-def test_unlabelled_images_are_kept_but_never_instead_of_a_labelled_copy(tmp_path: Path) -> None:
-    for name, level in (("a.png", 10), ("b.png", 20), ("c.png", 20), ("d.png", 30), ("e.png", 30)):
-        cv2.imwrite(str(tmp_path / name), np.full((20, 20, 3), level, np.uint8))
-    values = np.array([-1, -1, 1, -1, -1], np.int8)[:, None]
-    table = LabelTable(("a.png", "b.png", "c.png", "d.png", "e.png"), ("glaucoma",), values)
-    recipe = replace(RECIPE, preprocess=PreprocessSpec(size_px=16))
-    kept = load_cases(recipe, table, tmp_path, tmp_path / "cache", lambda done, total: None)
-    assert kept.image_id == ("a.png", "c.png", "d.png")
-    assert dict(kept.dropped).keys() == {"b.png", "e.png"}
-    plain = replace(recipe, pseudo_labels=PseudoLabels())
-    assert load_cases(plain, table, tmp_path, tmp_path / "cache", lambda done, total: None).image_id == (
-        "c.png",
-    )
 
 
 def test_only_sure_scores_become_labels() -> None:

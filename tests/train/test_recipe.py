@@ -14,6 +14,8 @@ from fundus_train.recipe import Augment, Phantoms, PseudoLabels, Recipe, Split, 
 FOLDER = Path(__file__).parents[2] / "train" / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.toml"))
 NAMES = [path.relative_to(FOLDER).as_posix() for path in RECIPES]
+TRIES = [path.stem for path in RECIPES if path.parent.name == "unseen"]
+DOCS = (Path(__file__).parents[2] / "docs" / "reference-ensemble.md").read_text()
 # each experiment of the report: the one that it extends, and all that differs
 REPORT: dict[str, tuple[str, dict[str, Any]]] = {
     "001": ("000", {"training.label_smoothing": 0.1}),
@@ -125,6 +127,21 @@ def test_an_experiment_of_the_report_is_called_by_its_number_and_says_what_to_ex
     assert read_recipe(path).name == name
     assert f"--output runs/{name}\n" in path.read_text()
     assert "\n# Report: " in path.read_text()
+
+
+@pytest.mark.parametrize("name", TRIES)
+def test_a_try_on_unseen_cameras_has_the_figures_of_the_docs_on_top(name: str) -> None:
+    header = (FOLDER / "unseen" / f"{name}.toml").read_text()
+    figures = re.search(r"\n# Left out: airogs-light (.+), hygd (.+), odir-lowres (.+)\.\n", header)
+    row = re.search(rf"^\| `{name}`: [^|]+ \| (.+) \| (.+) \| (.+) \|$", DOCS.replace("**", ""), re.MULTILINE)
+    assert figures
+    assert row
+    assert figures.groups() == row.groups()
+    auc = r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]"
+    assert all(re.fullmatch(auc, figure) for figure in figures.groups())
+    if name != "base":
+        change = r"[+-]0\.\d{3} \[[+-]0\.\d{3}, [+-]0\.\d{3}\]"
+        assert re.search(rf"^\| `{name}` (\| {change} ){{3}}\|$", DOCS.replace("**", ""), re.MULTILINE)
 
 
 @pytest.mark.parametrize(

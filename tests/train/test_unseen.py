@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as lit
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from rich.progress import Progress
 
@@ -66,7 +67,7 @@ def experiment(images: Path, run: Path, labels: LabelTable, recipe: Recipe = REC
     return LeaveOneSourceOut(recipe, labels, images, run, None, fabric, Progress(disable=True))
 
 
-Drawn = tuple[frozenset[str], int]  # ids, seed
+Drawn = tuple[frozenset[str], int]  # ids, seed of the network
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Drawn]]:
 
     def spy(fabric, network, recipe, cases, part, validation, seed, *rest):
         assert len(validation) == 0
-        seen.append((frozenset(cases.image_id[i] for i in part), seed))
+        seen.append((frozenset(cases.image_id[i] for i in part), seed // 1000))
         fit_fold(fabric, network, recipe, cases, part, validation, seed, *rest)
 
     monkeypatch.setattr(unseen, "fit_fold", spy)
@@ -114,6 +115,7 @@ def test_the_figures_are_those_of_the_tables(images: Path, tmp_path: Path) -> No
     truth = dict(zip(labels.image_id, labels.values[:, 0].tolist(), strict=True))
     said = json.loads((run / "unseen.json").read_text())
     assert (said["seeds"], said["recipe"]["name"]) == (list(SEEDS), "tiny")
+    assert said["versions"].keys() >= {"fundus-triton", "torch", "timm"}
     for each, in_file in zip(found, said["sources"], strict=True):
         rows = list(csv.DictReader((run / f"{each.source}.csv").open()))
         of = {
@@ -169,6 +171,23 @@ def test_an_image_without_the_first_label_is_scored_and_not_judged(images: Path,
     east = experiment(images, tmp_path / "run", labels, two).fit((0,), tmp_path / "cache")[0]
     assert len(read_scores(tmp_path / "run" / "east.csv").image_id) == SOURCES["east"]
     assert (east.n, east.n_positive) == (SOURCES["east"] - 1, int((values[1 : SOURCES["east"], 0]).sum()))
+
+
+def test_a_deterministic_recipe_is_trained_so(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was = []
+
+    def spy(*_: object) -> None:
+        was.append(torch.are_deterministic_algorithms_enabled())
+        raise InterruptedError
+
+    monkeypatch.setattr(unseen, "fit_fold", spy)
+    for wanted in (False, True):
+        recipe = replace(RECIPE, training=replace(RECIPE.training, deterministic=wanted))
+        with pytest.raises(InterruptedError):
+            experiment(images, tmp_path / "run", table(images), recipe).fit((0,), tmp_path / "cache")
+    assert was == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -228,3 +247,9 @@ def test_the_command_prints_a_line_for_each_source_and_refuses_a_folder_of_anoth
     assert other.exit_code == 2
     assert "holds a run of another recipe or labels table" in other.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_device_that_is_not_there_is_a_sentence(images: Path, tmp_path: Path) -> None:
+    done = command(images, tmp_path, RECIPE_TEXT, "--accelerator", "abacus")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--accelerator abacus --devices 1 is not to be had here" in done.stderr

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -105,22 +106,17 @@ def _fill_cache(recipe: Recipe, labels: LabelTable, images: Path, cache: Path, k
     outcomes: list[Outcome] = []
     threads = ThreadPoolExecutor()
     try:
-        done = threads.map(lambda image_id: _photograph(images / image_id, spec), labels.image_id)
-        for i, (pixels, outcome) in enumerate(done):
+        read = threads.map(lambda image_id: _photograph(images / image_id, spec), labels.image_id)
+        drawn = threads.map(lambda seed: _phantom(seed, spec), recipe.phantoms.seeds)
+        for i, (pixels, outcome) in enumerate(chain(read, drawn)):
             if pixels is not None:
                 stored[i] = pixels
             outcomes.append(outcome)
             tick(i + 1, total)
-        drawn = threads.map(
-            lambda seed: preprocess(phantoms.render(seed).pixels, spec), recipe.phantoms.seeds
-        )
-        for i, pixels in enumerate(drawn, start=len(outcomes)):
-            stored[i] = pixels
-            tick(i + 1, total)
     finally:
         threads.shutdown(cancel_futures=True)  # an interrupted run must not wait for the rest
     stored.flush()
-    index = {"key": key, "image_id": labels.image_id, "outcomes": outcomes}
+    index = {"key": key, "image_id": labels.image_id, "outcomes": outcomes[: len(labels.image_id)]}
     (cache / "index.json").write_text(json.dumps(index))
 
 
@@ -145,6 +141,10 @@ def _photograph(path: Path, spec: PreprocessSpec) -> tuple[Pixels | None, Outcom
         return preprocess_encoded(data, spec), {"sha256": hashlib.sha256(data).hexdigest()}
     except ImageError as error:
         return None, {"failed": f"{error.reason}: {error}"}
+
+
+def _phantom(seed: int, spec: PreprocessSpec) -> tuple[Pixels, Outcome]:
+    return preprocess(phantoms.render(seed).pixels, spec), {}
 
 
 def _select(

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save
 
 from fundus_core.ensemble import Normalise
 from fundus_core.errors import BundleError
+from fundus_core.files import whole_file
 from fundus_core.schema import build
 from fundus_train.network import FundusNetwork, build_backbone
 from fundus_train.recipe import Recipe
@@ -27,13 +28,9 @@ class CheckpointSpec:
 
 def save_checkpoint(path: Path, network: FundusNetwork, spec: CheckpointSpec) -> None:
     """Write the weights and the spec, whole or not at all."""
-    partial = path.with_suffix(".partial")
     state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    try:
+    with whole_file(path) as partial:
         partial.write_bytes(save(state, {SPEC: json.dumps(asdict(spec))}))  # so a full disk is an OSError
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> tuple[FundusNetwork, CheckpointSpec]:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fundus_core.errors import ImageError
 from fundus_core.files import read_encoded
 from fundus_core.images import DEFAULT_LIMITS, decode
+from fundus_core.lit import MARGIN_LEVEL, brightest
 from fundus_core.preprocess import Pixels, remove_margin
 
 Tick = Callable[[int, int], None]  # (done, total)
@@ -34,7 +35,6 @@ MAX_BITS = 72  # of 256 that differ; 128 is chance
 MIN_CORRELATION = 0.78  # two eyes with dust on one lens reach 0.71
 
 DETAIL_PX = 64
-DARK = 16  # grey level of the margin, as in PreprocessSpec
 SHIFT_PX = 4  # of DETAIL_PX: how far the two pictures may lie apart
 SCALES = (0.96, 0.98, 1.0, 1.02, 1.04)
 CLIP = 1.5  # standard deviations; a reflection or a camera's speck must not outweigh the vessels
@@ -87,7 +87,7 @@ def _take_print(path: Path) -> _Print:
         pixels = decode(data)
     except ImageError as error:
         return _Print(failed=f"{error.reason}: {error}")
-    field = remove_margin(pixels, DARK)
+    field = remove_margin(pixels, MARGIN_LEVEL)
     # stretched to a square: a copy that was saved as a square is a copy
     field = np.asarray(cv2.resize(field, (DETAIL_PX, DETAIL_PX), interpolation=cv2.INTER_AREA), np.uint8)
     detail = fine_structure(field, erode_px=4, smooth_px=0.6)
@@ -101,11 +101,11 @@ def _take_print(path: Path) -> _Print:
 
 def fine_structure(field: Pixels, erode_px: int, smooth_px: float) -> Floats:
     """Return the (S, S) local contrast of green in (S, S, 3) `field`: mean 0, and 0 near its edge."""
-    lit = (field.max(axis=2) > DARK).astype(np.uint8)
+    lit = (brightest(field) > MARGIN_LEVEL).astype(np.uint8)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * erode_px + 1, 2 * erode_px + 1))
     inner = cv2.erode(lit, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=(0,)).astype(np.float32)
     weight = lit.astype(np.float32)
-    green = np.log(field[..., 1].astype(np.float32) + DARK)
+    green = np.log(field[..., 1].astype(np.float32) + MARGIN_LEVEL)
     if smooth_px:
         green = _blur(green, weight, smooth_px)
     contrast = green - _blur(green, weight, 2)

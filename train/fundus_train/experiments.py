@@ -59,8 +59,7 @@ def find_runs(folders: Iterable[Path]) -> tuple[Run, ...]:
         BundleError: one was made by another version.
     """
     folders = tuple(folders)
-    names = (IDENTITY, UNSEEN_JSON)
-    found = {path.parent for folder in folders for name in names for path in folder.rglob(name)}
+    found = {path.parent for folder in folders for path in folder.rglob(IDENTITY)}
     if not found:
         where = ", ".join(f"'{folder}'" for folder in folders)
         raise UsageError(f"There is no training run in {where}. Make one with: fundus-train fit")
@@ -70,7 +69,7 @@ def find_runs(folders: Iterable[Path]) -> tuple[Run, ...]:
 def _run(folder: Path) -> Run:
     identity = _json(folder / IDENTITY)
     summary = _json(folder / RUN_JSON) or _json(folder / UNSEEN_JSON)
-    recipe = build(Recipe, (identity or summary).get("recipe", {}), BundleError, str(folder))
+    recipe = build(Recipe, identity.get("recipe", {}), BundleError, str(folder))
     is_round = (folder.parent / IDENTITY).exists()
     name = f"{recipe.name}/{folder.name}" if is_round else recipe.name
     return Run(folder, name, recipe, identity.get("labels_sha256", ""), summary)

@@ -92,7 +92,7 @@ class Experiment:
         """
         cases, part = self._prepare()
         rounds: list[Fitted] = []
-        hard = pseudo.no_labels(self.run, self.recipe, cases)
+        hard = pseudo.no_labels(self.recipe, cases)
         while True:
             current = Round(len(rounds), round_folder(self.run, len(rounds)), cases, part, hard)
             rounds.append(self._fit_round(current))
@@ -107,8 +107,10 @@ class Experiment:
         """Train one fold of one round that another process has begun; no round has finished by that."""
         cases, part = self._prepare()
         run = round_folder(self.run, number)
-        read = pseudo.read_pseudo_labels if number else pseudo.no_labels
-        self._fit_fold(fold, Round(number, run, cases, part, read(run, self.recipe, cases)))
+        hard = pseudo.no_labels(self.recipe, cases)
+        if number:
+            hard = pseudo.read_pseudo_labels(run, self.recipe, cases)
+        self._fit_fold(fold, Round(number, run, cases, part, hard))
         return ()
 
     def _prepare(self) -> tuple[Cases, Part]:

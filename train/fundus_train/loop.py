@@ -65,27 +65,19 @@ def fit_fold(
     )
     model, optimizer = fabric.setup(network.to(memory_format=torch.channels_last), optimizer)
     loader, draws = training_loader(fabric, recipe, cases, training_part, seed)
-    updates = len(loader) // training.accumulate
-    if updates == 0:
-        size = training.batch_size * training.accumulate
-        raise RecipeError(f"{len(training_part)} training cases make no batch of {size}. Lower batch_size.")
+    updates = _updates(loader, training, len(training_part))
     factor = SCHEDULES[training.scheduler](training.epochs, updates)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     keeper = Keeper(network, training)
-    state: dict[str, Any] = {
-        "model": model,
-        "optimizer": optimizer,
-        "schedule": schedule,
-        "keeper": keeper,
-        "epoch": 0,
-    }
+    kept = {"model": model, "optimizer": optimizer, "schedule": schedule, "keeper": keeper}
+    state: dict[str, Any] = kept | {"epoch": 0}
     if resume_path.exists():
         fabric.load(resume_path, state)
     while state["epoch"] < training.epochs and not keeper.gave_up:
         started = time.perf_counter()
         draws.epoch = state["epoch"]
         # dropout: a resumed epoch draws what it would have drawn, each device its own
-        torch.manual_seed(seed + state["epoch"] + RANK_STRIDE * fabric.global_rank)
+        torch.manual_seed(seed + draws.epoch + RANK_STRIDE * fabric.global_rank)
         rate = optimizer.param_groups[0]["lr"]
         loss = train_epoch(fabric, model, loader, optimizer, schedule, training, keeper)
         state["epoch"] += 1
@@ -96,6 +88,15 @@ def fit_fold(
         n_images = updates * training.accumulate * training.batch_size * fabric.world_size
         report(Epoch(state["epoch"], loss, auc, rate, n_images, time.perf_counter() - started))
     keeper.finish()
+
+
+def _updates(loader: DataLoader[Any], training: Training, n_cases: int) -> int:
+    """Return how often an epoch changes the weights."""
+    updates = len(loader) // training.accumulate
+    if updates == 0:
+        size = training.batch_size * training.accumulate
+        raise RecipeError(f"{n_cases} training cases make no batch of {size}. Lower batch_size.")
+    return updates
 
 
 def train_epoch(

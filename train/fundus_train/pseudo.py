@@ -44,7 +44,7 @@ def hard_labels(scores: NDArray[np.floating[Any]], spec: PseudoLabels) -> Hard:
     return np.select([scores >= spec.positive, scores <= spec.negative], [1, 0], -1).astype(np.int8)
 
 
-def no_labels(run: Path, recipe: Recipe, cases: Cases) -> Hard:
+def no_labels(recipe: Recipe, cases: Cases) -> Hard:
     """Return no pseudo-label at all: those of the plain round."""
     return np.full((cases.n_real, len(recipe.labels)), -1, np.int8)
 
@@ -72,7 +72,7 @@ def training_part(cases: Cases, part: Part, fold: int) -> Part:
 
 def pseudo_labels(run: Path, recipe: Recipe, cases: Cases) -> Hard:
     """Return what the finished round in the folder `run` makes of its scores of the pool."""
-    hard = no_labels(run, recipe, cases)
+    hard = no_labels(recipe, cases)
     row = {image_id: i for i, image_id in enumerate(cases.image_id)}
     for path in (run / INNER_TEST, run / UNLABELLED):
         if path.exists():
@@ -93,7 +93,7 @@ def read_pseudo_labels(run: Path, recipe: Recipe, cases: Cases) -> Hard:
     """Return what `write_pseudo_labels` wrote."""
     table = read_labels(run / PSEUDO_LABELS, recipe.labels)
     row = {image_id: i for i, image_id in enumerate(cases.image_id)}
-    hard = no_labels(run, recipe, cases)
+    hard = no_labels(recipe, cases)
     hard[[row[image_id] for image_id in table.image_id]] = table.values
     return hard
 

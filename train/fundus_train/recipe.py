@@ -1,6 +1,5 @@
 """A recipe: everything that decides an experiment, in one TOML file. An unknown key raises."""
 
-import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, Literal
 
 from fundus_core.errors import RecipeError
 from fundus_core.preprocess import PreprocessSpec
-from fundus_core.schema import build
+from fundus_core.schema import build, check_least
 from fundus_core.views import VIEWS, views_named
 
 EXTENDS = "extends"
@@ -51,8 +50,7 @@ class Phantoms:
     first_seed: int = 1_000_000
 
     def __post_init__(self) -> None:
-        if self.count < 0 or self.first_seed < 0:
-            raise RecipeError(f"count is {self.count} and first_seed {self.first_seed}; choose 0 or more.")
+        check_least(self, ("count", "first_seed"), 0, RecipeError)
 
     @property
     def seeds(self) -> range:
@@ -100,11 +98,10 @@ class Augment:
             raise RecipeError(f"augmix is {self.augmix}; choose a severity of 0 to 10.")
         if self.jpeg not in range(100):
             raise RecipeError(f"jpeg is {self.jpeg}; choose 0 to 99, taken from a quality of 100.")
-        for name, value in vars(self).items():
-            if not 0 <= value < math.inf:
-                raise RecipeError(f"{name} is {value}; choose 0 or more.")
-            if name in SHARES and value > 1:
-                raise RecipeError(f"{name} is {value}; choose 0 to 1.")
+        check_least(self, vars(self), 0, RecipeError)
+        for name in SHARES:
+            if vars(self)[name] > 1:
+                raise RecipeError(f"{name} is {vars(self)[name]}; choose 0 to 1.")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.errors import BundleError, LabelsError
+from fundus_core.files import whole_file
 from fundus_core.tables import LabelTable, ScoreTable, join
 from fundus_eval.evaluation import Evaluation, evaluate
 from fundus_train.cases import Cases
@@ -115,6 +116,7 @@ def _rows_of(scores: ScoreTable, chosen: NDArray[np.bool_]) -> ScoreTable:
         scored=scores.scored[chosen],
         probability=scores.probability[chosen],
         fold_probability=scores.fold_probability[chosen],
+        ungradable=scores.ungradable[chosen],
     )
 
 
@@ -194,15 +196,13 @@ def _rows(ids: Sequence[str], chosen: NDArray[np.bool_], values: NDArray[Any]) -
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV table, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            writer.writerows(rows)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        whole_file(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def begin_epochs(run: Path, starting: Iterable[int]) -> None:
@@ -247,13 +247,16 @@ def speed(run: Path) -> dict[str, float]:
 
 def write_run_json(run: Path, recipe: Recipe, summary: dict[str, Any]) -> None:
     """Write how the run was made: the recipe, the counts and AUCs of `summary`, the speed, the versions."""
-    names = ("fundus-triton", "torch", "timm", "lightning", "numpy", "opencv-python-headless")
-    made_by = {name: version(name) for name in names} | {"python": platform.python_version()}
-    rest = {**speed(run), "cores": os.cpu_count(), "versions": made_by}
+    rest = {**speed(run), "cores": os.cpu_count(), "versions": made_by()}
     content = {"recipe": asdict(recipe), **summary, **rest}
-    partial = (run / RUN_JSON).with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(run / RUN_JSON)
+    with whole_file(run / RUN_JSON) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def made_by() -> dict[str, str]:
+    """Return the versions of what decides a result of training."""
+    names = ("fundus-triton", "torch", "timm", "lightning", "numpy", "opencv-python-headless")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
 def read_run_json(run: Path) -> dict[str, Any]:

@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from fundus_core.errors import LabelsError
+from fundus_core.files import whole_file
 from fundus_core.tables import LabelTable, join, read_scores
 from fundus_core.views import views_named
 from fundus_eval.auc import Interval
 from fundus_eval.evaluation import evaluate
 from fundus_train.cases import Cases, load_cases
+from fundus_train.determinism import deterministic
 from fundus_train.loop import Epoch, fit_fold, predict
 from fundus_train.network import build_network
 from fundus_train.recipe import Recipe
-from fundus_train.results import write_table
+from fundus_train.results import made_by, write_table
 
 UNSEEN_JSON = "unseen.json"
 
@@ -102,12 +104,13 @@ class LeaveOneSourceOut:
             def report(epoch: Epoch) -> None:
                 self.progress.update(task, completed=epoch.number)
 
-            resume = path.with_suffix(".resume")
-            fit_fold(self.fabric, network, self.recipe, cases, others, held_out[:0], seed, resume, report)
+            resume, own = path.with_suffix(".resume"), 1000 * seed  # epochs count on from it
+            with deterministic(self.recipe.training.deterministic):
+                fit_fold(self.fabric, network, self.recipe, cases, others, held_out[:0], own, resume, report)
             views = views_named(self.recipe.views)
             found = predict(network, cases, held_out, views, self.fabric.device)[:, 0]
-            np.save(partial := path.with_suffix(".partial.npy"), found)
-            partial.replace(path)
+            with whole_file(path) as partial, partial.open("wb") as file:
+                np.save(file, found)
             resume.unlink()
         scores: NDArray[np.float32] = np.load(path)
         return scores
@@ -117,6 +120,7 @@ class LeaveOneSourceOut:
             "recipe": asdict(self.recipe),
             "seeds": seeds,
             "sources": [asdict(each) for each in found],
+            "versions": made_by(),
         }
         (self.run / UNSEEN_JSON).write_text(json.dumps(content, indent=2) + "\n")
 

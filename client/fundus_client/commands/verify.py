@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
-from fundus_client.scorer import connect
-from fundus_client.servers import reference_repository, scoring_server
-from fundus_client.tls import Tls, tls_options
+from fundus_client.commands.options import FILE, FOLDER, TIMEOUT, URLS, WAIT
+from fundus_client.member import Endpoint, Patience
+from fundus_client.pool import open_pool
+from fundus_client.servers import reference_repository, scoring_servers
 from fundus_client.verify import check_same_bundle, replay
-from fundus_core.console import stderr
+from fundus_core.console import stderr, tls_options
 from fundus_core.ensemble import read_manifest
 from fundus_core.tables import read_labels
+from fundus_core.tls import Tls
 from fundus_eval.parity import Parity
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXAMPLE = """\b
 Examples:
   fundus-client verify
@@ -27,7 +27,7 @@ Exit codes: 0 all limits hold, 1 one is broken or the bundles differ, 2 usage, 4
 
 
 @click.command(epilog=EXAMPLE)
-@click.option("--url", help="host:port of a Triton gRPC server. [default: start the embedded one]")
+@URLS
 @click.option(
     "--repository",
     type=FOLDER,
@@ -36,10 +36,10 @@ Exit codes: 0 all limits hold, 1 one is broken or the bundles differ, 2 usage, 4
 @tls_options
 @click.option("--images", type=FOLDER, help="The images that were given at export, to replay them too.")
 @click.option("--labels", type=FILE, help="Labels of --images, for the change of the AUC.")
-@click.option("--timeout", default=600.0, show_default=True, help="Seconds to wait for one answer.")
-@click.option("--wait", default=120.0, show_default=True, help="Seconds to wait for a ready server.")
+@TIMEOUT
+@WAIT
 def verify(
-    url: str | None,
+    urls: tuple[str, ...],
     repository: Path | None,
     tls: Tls | None,
     images: Path | None,
@@ -58,13 +58,13 @@ def verify(
     bundle = read_manifest(folder)
     table = read_labels(labels, bundle.labels) if labels else None
 
-    async def run(address: str) -> Parity:
-        async with connect(address, ready_timeout_s=wait, timeout_s=timeout, tls=tls) as scorer:
-            check_same_bundle(scorer.spec.digest, bundle.digest, folder)
-            return await replay(scorer, folder, images, table)
+    async def run(endpoints: list[Endpoint]) -> Parity:
+        async with open_pool(endpoints, Patience(timeout, wait)) as pool:
+            check_same_bundle(pool.spec.digest, bundle.digest, folder)
+            return await replay(pool, folder, images, table)
 
-    with scoring_server(url, None if url else folder, wait, tls) as address, stderr.status("comparing"):
-        parity = asyncio.run(run(address))
+    with scoring_servers(urls, None if urls else folder, wait, tls) as endpoints, stderr.status("comparing"):
+        parity = asyncio.run(run(endpoints))
     click.echo("\n".join(parity.lines()))
     if parity.broken:
         sys.exit(1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from fundus_core.console import FOLDER
 from fundus_core.ensemble import read_manifest
 from fundus_core.errors import UsageError
 from fundus_core.repository import write_rendered
@@ -18,7 +19,7 @@ Example:
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("repository", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("repository", type=FOLDER)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable.")
 def configs(repository: Path, settings: tuple[str, ...]) -> None:
     """Render the configs of REPOSITORY from its manifest.json and serving.json, and print the settings.

@@ -1,28 +1,27 @@
-"""`fundus-export deploy` and `rollback`: another bundle behind a running server, without a lost request."""
+"""`fundus-export deploy` and `rollback`: another bundle behind running servers, without a lost request."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fundus_core.console import say, stderr
-from fundus_core.ensemble import ENSEMBLE_MODEL
-from fundus_export import live as module
-from fundus_export.live import Live, bundle_digest
+from fundus_core.console import FOLDER, say, stderr, tls_options
+from fundus_core.errors import UsageError
+from fundus_core.tls import Tls
+from fundus_export import live
 from fundus_export.server import Server, connect
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXITS = """
 
 \b
-Exit codes: 0 done, 1 the bundle or the server refuses, 2 usage, 4 server unreachable."""
+Exit codes: 0 done, 1 the bundle or a server refuses, 2 usage, 4 server unreachable."""
 DEPLOY = f"""\b
 Examples:
   fundus-export deploy model_repository live
   fundus-export deploy better_repository live --canary --url triton:8001
-  fundus-export deploy better_repository live --url triton:8001{EXITS}"""
+  fundus-export deploy better_repository live --url triton:8001 --tls-ca ca.pem{EXITS}"""
 ROLLBACK = f"""\b
 Examples:
   fundus-export rollback live --url triton:8001
@@ -30,19 +29,23 @@ Examples:
 
 
 def _server_options(command: Any) -> Any:
-    url = click.option("--url", help="host:port of the gRPC of the server that serves LIVE.")
+    url = click.option(
+        "--url", "urls", multiple=True, help="host:port of the gRPC of a server of LIVE; repeatable."
+    )
     key = click.option(
         "--admin-key", envvar="FUNDUS_ADMIN_KEY", show_envvar=True, help="The server's, if it has one."
     )
-    return url(key(command))
+    return url(key(tls_options(command)))
 
 
 @click.command(epilog=DEPLOY)
 @click.argument("bundle", type=FOLDER)
-@click.argument("live", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", metavar="LIVE", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--canary", is_flag=True, help="Serve it beside the active bundle, under a name of its own.")
 @_server_options
-def deploy(bundle: Path, live: Path, canary: bool, url: str | None, admin_key: str | None) -> None:
+def deploy(
+    bundle: Path, folder: Path, canary: bool, urls: tuple[str, ...], admin_key: str | None, tls: Tls | None
+) -> None:
     """Check the model repository BUNDLE and make it what the folder LIVE serves.
 
     A tritonserver with --model-control-mode=explicit --load-model=* --strict-readiness=false serves LIVE.
@@ -50,32 +53,29 @@ def deploy(bundle: Path, live: Path, canary: bool, url: str | None, admin_key: s
     answer mixes two, and none is lost. Without, it takes the new bundle at its next start. The bundle before
     stays, for `fundus-export rollback`.
     """
-    with _told(url, admin_key) as server:
-        _report(live, module.deploy(bundle, live, server, canary))
+    with _told(urls, admin_key, tls) as servers:
+        click.echo(live.described(folder, live.deploy(bundle, folder, servers, canary)))
 
 
 @click.command(epilog=ROLLBACK)
-@click.argument("live", type=FOLDER)
+@click.argument("folder", metavar="LIVE", type=FOLDER)
 @click.option("--canary", is_flag=True, help="Take the canary away instead.")
 @_server_options
-def rollback(live: Path, canary: bool, url: str | None, admin_key: str | None) -> None:
+def rollback(
+    folder: Path, canary: bool, urls: tuple[str, ...], admin_key: str | None, tls: Tls | None
+) -> None:
     """Make the bundle that LIVE served before the active one active again. Twice is once and back."""
-    with _told(url, admin_key) as server:
-        _report(live, module.rollback(live, server, canary))
+    with _told(urls, admin_key, tls) as servers:
+        click.echo(live.described(folder, live.rollback(folder, servers, canary)))
 
 
 @contextmanager
-def _told(url: str | None, admin_key: str | None) -> Iterator[Server | None]:
-    if not url:
-        yield None
+def _told(urls: Sequence[str], admin_key: str | None, tls: Tls | None) -> Iterator[list[Server]]:
+    if tls and not urls:
+        raise UsageError("--tls-ca needs --url: without a server only files change.")
+    with ExitStack() as connected:
+        servers = [connected.enter_context(connect(url, admin_key, tls)) for url in urls]
+        with stderr.status("deploying"):
+            yield servers
+    if not servers:
         say("Files only: a server takes them at its next start.")
-        return
-    with connect(url, admin_key) as server, stderr.status("deploying"):
-        yield server
-
-
-def _report(live: Path, state: Live) -> None:
-    click.echo(f"{ENSEMBLE_MODEL} is deployment {state.deployment}")
-    for name in ("active", "previous", "canary"):
-        model = getattr(state, name)
-        click.echo(f"{name:<10}{f'{model} {bundle_digest(live, model)}' if model else 'none'}")

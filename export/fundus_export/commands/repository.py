@@ -5,12 +5,10 @@ from typing import cast, get_args
 
 import click
 
-from fundus_core.console import quiet_libraries, say, stderr
+from fundus_core.console import FILE, FOLDER, quiet_libraries, say, stderr
 from fundus_core.ensemble import Precision
 from fundus_core.errors import MissingExtraError, UsageError
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXAMPLE = "Example:\n\n\b\n  fundus-export repository runs/first model_repository --precision fp16"
 
 

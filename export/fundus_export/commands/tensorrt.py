@@ -4,14 +4,13 @@ from pathlib import Path
 
 import click
 
-from fundus_core.console import progress_bar, say
+from fundus_core.console import FOLDER, progress_bar, say
 from fundus_core.ensemble import read_manifest
 from fundus_core.serving import read_serving
 from fundus_export.engine import Backend
 from fundus_export.plans import build_plans, check_graphs, fold_profile
 from fundus_export.toolchain import NAMES
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXAMPLE = "Example:\n\n\b\n  fundus-export tensorrt model_repository"
 
 

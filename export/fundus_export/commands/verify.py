@@ -5,13 +5,11 @@ from pathlib import Path
 
 import click
 
-from fundus_core.console import quiet_libraries, stderr
+from fundus_core.console import FILE, FOLDER, quiet_libraries, stderr
 from fundus_core.errors import MissingExtraError
 from fundus_core.repository import check_repository
 from fundus_core.tables import read_labels
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXAMPLE = """\b
 Example:
   fundus-export verify runs/first model_repository --images clinic --labels clinic.csv

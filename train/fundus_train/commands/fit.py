@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fundus_core.console import progress_bar, quiet_libraries, say
-from fundus_core.errors import MissingExtraError, UsageError
+from fundus_core.console import FILE, FOLDER, progress_bar, quiet_libraries, say
+from fundus_core.errors import MissingExtraError
 from fundus_core.tables import read_labels
 from fundus_eval.evaluation import Evaluation
 from fundus_train.guards import claimed, full_disk, launched_rank, resumable
-from fundus_train.recipe import Recipe, read_recipe
+from fundus_train.recipe import read_recipe
 
 if TYPE_CHECKING:
     import lightning as lit
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from fundus_train.parallel import Workers
     from fundus_train.results import Fitted
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXAMPLE = """\b
 Example:
   fundus-train fit recipe.toml --data labels.csv --images photos --output runs/first
@@ -73,13 +71,14 @@ def fit(
     labels = read_labels(data, plan.labels)
     with resumable(), full_disk(output):
         try:
+            from fundus_train.devices import launched
             from fundus_train.fit import IDENTITY, Experiment, identity
         except ImportError as error:
             raise MissingExtraError("train", f"the package '{error.name}'") from None
         alone = only is None and not launched_rank()
         with claimed(output / IDENTITY, identity(plan, labels)) if alone else nullcontext() as lock:
             apart = parallel > 1 and only is None
-            fabric = _launch(accelerator, 1 if apart else devices, plan)
+            fabric = launched(accelerator, 1 if apart else devices, plan.training.precision)
             line = _command_line(recipe, data, images, output, weights, accelerator, devices)
             workers = _workers(line, parallel, devices, fabric, lock) if apart and lock is not None else None
             with progress_bar() as progress, _ranks_of(fabric):
@@ -87,21 +86,6 @@ def fit(
                 rounds = experiment.fit() if only is None else experiment.fit_only(*only)
     if rounds and fabric.is_global_zero:
         _print(rounds)
-
-
-def _launch(accelerator: str, devices: int, plan: Recipe) -> "lit.Fabric":
-    import lightning as lit
-
-    from fundus_train.allocator import keep_freed_memory
-
-    keep_freed_memory()
-    try:
-        fabric = lit.Fabric(accelerator=accelerator, devices=devices, precision=plan.training.precision)
-    except Exception as error:  # Lightning raises what it likes
-        wanted = f"--accelerator {accelerator} --devices {devices}"
-        raise UsageError(f"{wanted} is not to be had here ({error}). Choose others.") from None
-    fabric.launch()
-    return fabric
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import cv2
 
-from fundus_core.console import progress_bar
+from fundus_core.console import FILE, progress_bar
 from fundus_core.errors import EXIT_SOME_FAILED, FundusError, MissingExtraError, UsageError
 from fundus_core.files import IMAGE_SUFFIXES, ImageRef, find_images
 from fundus_train.preview import Pixels, Row, draw_sheet, follow
@@ -24,7 +24,7 @@ Exit codes: 0 all drawn, 1 fatal, 2 usage, 3 some files could not be read."""
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("recipe", type=FILE)
 @click.argument("images", nargs=-1, required=True, type=PATH)
 @click.option("--output", default="preview.png", show_default=True, type=PATH, help="Picture to write.")
 @click.option("--count", default=8, show_default=True, type=click.IntRange(1), help="Draw the first so many.")

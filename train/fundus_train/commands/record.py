@@ -4,12 +4,11 @@ from pathlib import Path
 
 import click
 
-from fundus_core.console import progress_bar, say
+from fundus_core.console import FOLDER, progress_bar, say
 from fundus_core.errors import MissingExtraError
 from fundus_train.experiments import find_runs
 from fundus_train.record import record_runs
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXAMPLE = "Example:\n\n\b\n  fundus-train record runs --store sqlite:///mlflow.db"
 
 

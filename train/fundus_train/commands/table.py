@@ -7,10 +7,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from fundus_core.console import say
+from fundus_core.console import FOLDER, say
 from fundus_train.experiments import FORMATS, Row, csv_text, find_runs, table_rows, write_rows
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXAMPLE = "Example:\n\n\b\n  fundus-train table runs --output experiments.md"
 
 
@@ -38,7 +37,7 @@ def table(folders: tuple[Path, ...], output: Path | None) -> None:
         click.echo(csv_text(rows), nl=False)
     for run in runs:
         if not run.summary:
-            say(f"Not finished: {run.folder}. Run the same `fundus-train fit` command again; it resumes.")
+            say(f"Not finished: {run.folder}. Run the same command again; it resumes.")
 
 
 def _show(console: Console, rows: Sequence[Row]) -> None:

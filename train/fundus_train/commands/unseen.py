@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fundus_core.console import progress_bar, quiet_libraries, say
+from fundus_core.console import FILE, FOLDER, progress_bar, quiet_libraries, say
 from fundus_core.errors import MissingExtraError
 from fundus_core.tables import read_labels
 from fundus_train.guards import claimed, full_disk, resumable
@@ -14,8 +14,6 @@ from fundus_train.recipe import read_recipe
 if TYPE_CHECKING:
     from fundus_train.unseen import Unseen
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXAMPLE = (
     "Example:\n\n\b\n  fundus-train unseen recipe.toml --data labels.csv --images photos --output runs/unseen"
 )
@@ -43,16 +41,12 @@ def unseen(
     plan = read_recipe(recipe)
     labels = read_labels(data, plan.labels)
     try:
-        import lightning as lit
-
-        from fundus_train.allocator import keep_freed_memory
+        from fundus_train.devices import launched
         from fundus_train.fit import IDENTITY, identity
         from fundus_train.unseen import LeaveOneSourceOut
     except ImportError as error:
         raise MissingExtraError("train", f"the package '{error.name}'") from None
-    keep_freed_memory()
-    fabric = lit.Fabric(accelerator=accelerator, devices=1, precision=plan.training.precision)
-    fabric.launch()
+    fabric = launched(accelerator, 1, plan.training.precision)
     claim = claimed(output / IDENTITY, identity(plan, labels))
     with resumable(), full_disk(output), claim, progress_bar() as progress:
         experiment = LeaveOneSourceOut(plan, labels, images, output, weights, fabric, progress)

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fundus_core.console import progress_bar, quiet_libraries
+from fundus_core.console import FOLDER, progress_bar, quiet_libraries
 from fundus_core.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from fundus_train.ablation import ViewsResult
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXAMPLE = "Example:\n\n\b\n  fundus-train views runs/first --json"
 
 
@@ -28,12 +27,11 @@ def views(run: Path, as_json: bool, accelerator: str) -> None:
     """
     quiet_libraries()
     try:
-        import lightning as lit
-
         from fundus_train.ablation import compare_views
+        from fundus_train.devices import launched
     except ImportError as error:
         raise MissingExtraError("train", f"the package '{error.name}'") from None
-    device = lit.Fabric(accelerator=accelerator, devices=1).device
+    device = launched(accelerator, 1).device
     with progress_bar() as progress:
         results = compare_views(run, device, progress)
     if as_json:

@@ -1,0 +1,217 @@
+"""`fundus-client score`: a folder, a list or an object store of photographs -> one table."""
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fundus_client.commands.options import FILE, PATH, REPOSITORY, TIMEOUT, URLS, WAIT
+from fundus_client.journal import Found, Journal, journal_path, open_journal
+from fundus_client.member import Patience
+from fundus_client.progress import scoring_progress
+from fundus_client.pseudonymous import Pseudonymous
+from fundus_client.ray_engine import score_on_ray
+from fundus_client.run import (
+    Job,
+    RunSummary,
+    evaluate_output,
+    run_json_path,
+    run_record,
+    score_locally,
+    summarise,
+    write_run_json,
+    write_table,
+)
+from fundus_client.servers import Servers
+from fundus_client.sinks import check_output
+from fundus_client.sources import Source, open_source
+from fundus_core.console import say, stderr, tls_options
+from fundus_core.ensemble import ENSEMBLE_MODEL, EnsembleSpec
+from fundus_core.errors import EXIT_SOME_FAILED, FundusError, LabelsError, UsageError
+from fundus_core.files import IMAGE_SUFFIXES
+from fundus_core.pseudonyms import Pseudonyms, pseudonymised, read_key
+from fundus_core.tables import LabelTable, read_labels
+from fundus_core.tls import Tls
+from fundus_eval.evaluation import Evaluation
+from fundus_eval.text import evaluation_lines
+
+EXAMPLES = """\b
+Examples:
+  fundus-client score ./images --labels labels.csv
+  fundus-client score left right --output night.csv --url a:8001 --url b:8001 --tls-ca ca.pem
+  fundus-client score s3://archive/2026/ --output night.parquet
+  find /archive -mtime -1 -print0 | fundus-client score --files-from - --output night.csv
+
+\b
+Exit codes: 0 all scored, 1 fatal, 2 usage, 3 some files failed, 4 server unreachable."""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("inputs", nargs=-1, metavar="[PATHS]...")
+@click.option("--files-from", help="File with one path a line, or - for stdin; NULs may separate them too.")
+@click.option("--labels", type=FILE, help="Table of image_id and 0/1 labels.")
+@click.option("--output", default="scores.csv", type=PATH, help="Table to write: .csv or .parquet.")
+@URLS
+@REPOSITORY
+@click.option(
+    "--model", default=ENSEMBLE_MODEL, help="The ensemble to ask at --url; a canary has a name of its own."
+)
+@tls_options
+@click.option("--engine", default="local", type=click.Choice(["local", "ray"]), help="Who does the work.")
+@click.option("--address", envvar="RAY_ADDRESS", help="The Ray cluster. [default: start one here]")
+@click.option("--in-flight", default=64, type=click.IntRange(1), help="Images at most at each server.")
+@TIMEOUT
+@WAIT
+@click.option("--fresh", is_flag=True, help="Start over: forget what an earlier run left in the journal.")
+@click.option("--retry-failed", is_flag=True, help="Try the files again that an earlier run could not score.")
+@click.option(
+    "--pseudonymise", "key", type=FILE, help="Write keyed pseudonyms for names; the file is the key."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be scored, and end.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print the content of run.json instead of lines.")
+def score(
+    inputs: tuple[str, ...],
+    files_from: str | None,
+    labels: Path | None,
+    output: Path,
+    urls: tuple[str, ...],
+    repository: Path | None,
+    model: str,
+    tls: Tls | None,
+    engine: str,
+    address: str | None,
+    in_flight: int,
+    timeout: float,
+    wait: float,
+    fresh: bool,
+    retry_failed: bool,
+    key: Path | None,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Score every image below PATHS: one row per file, with a probability or the reason why there is none.
+
+    PATHS are files, folders (searched recursively for JPEG, PNG, TIFF and BMP files), patterns such as
+    'scans/**/*.jpg', and addresses of object stores such as s3://bucket/folder. Writes --output, and
+    beside it run.json, which says how it was made, and a journal. After an interruption the same command
+    goes on where it was, to the same table. With --labels it also prints the AUC with its 95 % interval.
+    """
+    if quiet:
+        logging.getLogger("fundus_client").setLevel(logging.ERROR)
+    check_output(output)
+    names = Pseudonyms(read_key(key)) if key else None
+    plain = open_source(inputs, files_from)
+    source: Source = Pseudonymous(plain, names) if names else plain
+    if dry_run:
+        _say_what_would_be_scored(source, journal_path(output))
+        return
+    started_s = time.monotonic()
+    servers = Servers(urls, repository, tls, Patience(timeout, wait, in_flight), model)
+    table = None
+
+    def begin(spec: EnsembleSpec) -> None:
+        nonlocal table
+        journal.belongs_to(spec)
+        table = _read_labels(labels, names, spec, journal) if labels else None
+
+    with open_journal(journal_path(output), fresh=fresh) as journal:
+        if retry_failed:
+            journal.forget_failures()
+        found = _find(journal, source, quiet)
+        with _explained(journal), scoring_progress(found, quiet) as tick:
+            job = Job(source, journal, begin, tick)
+            end = score_on_ray(job, servers, address) if engine == "ray" else score_locally(job, servers)
+        outcomes = write_table(journal, output, end)
+    summary = summarise(outcomes, found, time.monotonic() - started_s)
+    evaluation = evaluate_output(output, table, end.spec) if table else None
+    record = run_record(_arguments(), end.spec, summary, evaluation)
+    write_run_json(output, record)
+    if as_json:
+        click.echo(json.dumps(record, indent=2))
+    elif not quiet:
+        _print(summary, evaluation, output)
+    _exit(end.lost, summary)
+
+
+def _say_what_would_be_scored(source: Source, path: Path) -> None:
+    with open_journal(path if path.exists() else Path(":memory:"), fresh=False) as journal:
+        found = _find(journal, source, quiet=True)
+    click.echo(f"would score {found.n_files - found.n_known} of {found.n_files} files")
+
+
+@contextmanager
+def _explained(journal: Journal) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        say(f"Interrupted. What was answered is in '{journal.path}'; run the same command again to go on.")
+        raise click.Abort from None
+
+
+def _find(journal: Journal, source: Source, quiet: bool) -> Found:
+    with stderr.status("looking for files"):
+        found = journal.register(source)
+    if found.n_files == 0:
+        raise UsageError(
+            f"There is no image in what was given; looked for {' '.join(sorted(IMAGE_SUFFIXES))}."
+        )
+    if source.n_repeated and not quiet:
+        say(f"{source.n_repeated} names in the list were named before: each file is scored once.")
+    if found.n_known and not quiet:
+        say(f"{found.n_known} of {found.n_files} files have their row from an earlier run.")
+    return found
+
+
+def _read_labels(path: Path, names: Pseudonyms | None, spec: EnsembleSpec, journal: Journal) -> LabelTable:
+    """Read the labels, and refuse those of other images now, not after the night's scoring."""
+    plain = read_labels(path, spec.labels)
+    table = pseudonymised(plain, names) if names else plain
+    if not journal.has_any(table.image_id):
+        hint = "Write both relative to the same folder."
+        ids = f"the labels name {table.image_id[0]!r}, the images {journal.first_id()!r}"
+        raise LabelsError(f"No image has a label: {ids}. {hint}")
+    return table
+
+
+def _arguments() -> dict[str, Any]:
+    """Return what the command was called with; with a key the inputs may hold names, and stay away."""
+    given = dict(click.get_current_context().params)
+    if given["key"]:
+        given |= dict.fromkeys(("inputs", "files_from", "labels"), "(pseudonymised)")
+    return {name: _plain(value) for name, value in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _print(summary: RunSummary, evaluation: Evaluation | None, output: Path) -> None:
+    speed = f"{summary.wall_s:.1f} s, {summary.images_per_s:.1f} images/s"
+    click.echo(f"scored {summary.n_scored} of {summary.n_files} files in {speed}")
+    for reason, count in sorted(summary.reasons.items()):
+        click.echo(f"failed {count}: {reason}")
+    if summary.n_ungradable:
+        click.echo(f"ungradable {summary.n_ungradable}: scored, but look at the column `ungradable`")
+    if evaluation:
+        click.echo("\n".join(evaluation_lines(evaluation)))
+    click.echo(f"table  {output}\nrun    {run_json_path(output)}")
+
+
+def _exit(lost: Exception | None, summary: RunSummary) -> None:
+    if lost and "server_unreachable" in summary.reasons:
+        code = lost.exit_code if isinstance(lost, FundusError) else 1
+        click.echo(f"Error: {lost} Run the same command again to go on: what was scored is kept.", err=True)
+        sys.exit(code)
+    if summary.n_failed:
+        sys.exit(EXIT_SOME_FAILED)

@@ -1,0 +1,232 @@
+"""What a run already knows, on disk: an SQLite file beside the table, so that nothing is scored twice.
+
+    found    every input of the run that goes on now; the table gets exactly these rows
+    files    what became of each input: the content it had, or why it could not be read
+    answers  what the ensemble answered to each content
+
+A journal belongs to one bundle. What was recorded more than a second ago survives `kill -9` and the loss of
+power: the write-ahead log is flushed to the disk with every commit. Only one run at a time opens it.
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from fundus_client.sources import Ref
+from fundus_core.ensemble import EnsembleSpec
+from fundus_core.errors import BundleError, FundusError, UsageError
+from fundus_core.rows import ScoreRow
+
+COMMIT_S = 1.0
+_CHUNK = 1000
+_SCHEMA = """
+PRAGMA locking_mode = EXCLUSIVE;
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS bundle (digest TEXT PRIMARY KEY, name TEXT, version TEXT);
+CREATE TABLE IF NOT EXISTS files (
+    image_id BLOB PRIMARY KEY, stamp BLOB, sha256 TEXT, reason TEXT
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS answers (
+    sha256 TEXT PRIMARY KEY, reason TEXT, ungradable TEXT, probability BLOB
+) WITHOUT ROWID;
+DROP TABLE IF EXISTS found;
+CREATE TABLE found (image_id BLOB PRIMARY KEY) WITHOUT ROWID;
+PRAGMA user_version = 1;
+COMMIT;
+"""
+_ROWS = """
+SELECT found.image_id, files.sha256, coalesce(files.reason, answers.reason), ungradable, probability
+FROM found LEFT JOIN files USING (image_id) LEFT JOIN answers USING (sha256) ORDER BY found.image_id
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What walking the inputs found: `n_known` of the `n_files` have their row from an earlier run."""
+
+    n_files: int
+    n_known: int
+
+
+@dataclass
+class Journal:
+    """The journal of one table, open for one run."""
+
+    path: Path
+    _database: sqlite3.Connection = field(repr=False)
+    _n_labels: int = 1
+    _files: list[tuple[bytes, bytes, str | None, str | None]] = field(default_factory=list)
+    _answers: dict[str, ScoreRow] = field(default_factory=dict)
+
+    def register(self, refs: Iterable[Ref]) -> Found:
+        """Note every input of this run; an id that comes twice is one input."""
+        refs, n_known = iter(refs), 0
+        with self._explained():
+            self._database.execute("BEGIN")
+            while chunk := list(islice(refs, _CHUNK)):
+                ids = [(os.fsencode(ref.image_id),) for ref in chunk]
+                self._database.executemany("INSERT OR IGNORE INTO found VALUES (?)", ids)
+                n_known += sum(self.knows(ref.image_id, ref.stamp()) for ref in chunk)
+            self._database.execute("COMMIT")
+            return Found(self._count("found"), n_known)
+
+    def belongs_to(self, spec: EnsembleSpec) -> None:
+        """Take the bundle that answers from now on; an empty journal belongs to none yet.
+
+        Raises:
+            BundleError: it holds the answers of another bundle.
+        """
+        with self._explained():
+            earlier = self._database.execute("SELECT digest, name, version FROM bundle").fetchone()
+            if earlier and earlier[0] != spec.digest and self._count("answers"):
+                hint = "Serve it again, choose another --output, or start over with --fresh."
+                raise BundleError(
+                    f"'{self.path}' holds answers of {earlier[1]} {earlier[2]} ({earlier[0][:12]}), and now "
+                    f"{spec.name} {spec.version} ({spec.digest[:12]}) is served. {hint}"
+                )
+            self._n_labels = len(spec.labels)
+            self._database.execute("DELETE FROM bundle")
+            self._database.execute(
+                "INSERT INTO bundle VALUES (?, ?, ?)", (spec.digest, spec.name, spec.version)
+            )
+
+    def forget_failures(self) -> None:
+        """Let every file without a score be tried again."""
+        with self._explained():
+            self._database.execute("DELETE FROM files WHERE reason IS NOT NULL")
+            self._database.execute("DELETE FROM answers WHERE reason <> ''")
+
+    def knows(self, image_id: str, stamp: bytes) -> bool:
+        """Whether this very file has its row already; `stamp` is that of `Ref`."""
+        if not stamp:
+            return False
+        query = """SELECT 1 FROM files LEFT JOIN answers USING (sha256) WHERE image_id = ? AND stamp = ?
+                   AND coalesce(files.reason, answers.reason) IS NOT NULL"""
+        return self._database.execute(query, (os.fsencode(image_id), stamp)).fetchone() is not None
+
+    def answer(self, sha256: str) -> ScoreRow | None:
+        """Return the row of an earlier file with this content, if there was one."""
+        if sha256 in self._answers:
+            return self._answers[sha256]
+        query = "SELECT '', sha256, reason, ungradable, probability FROM answers WHERE sha256 = ?"
+        found = self._database.execute(query, (sha256,)).fetchone()
+        return self._row(*found) if found else None
+
+    def record(self, image_id: str, stamp: bytes, row: ScoreRow) -> None:
+        """Note what became of one file; `commit` makes it last."""
+        own_reason = None if row.sha256 else row.reason
+        self._files.append((os.fsencode(image_id), stamp, row.sha256 or None, own_reason))
+        if row.sha256:
+            self._answers[row.sha256] = row
+
+    def commit(self) -> None:
+        """Write what was recorded since the last time, and flush it to the disk.
+
+        Raises:
+            FundusError: the disk is full or fails; what was committed before is kept.
+        """
+        answers = [
+            (sha256, row.reason, row.ungradable, _packed(row)) for sha256, row in self._answers.items()
+        ]
+        with self._explained():
+            self._database.execute("BEGIN")
+            self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", answers)
+            self._database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", self._files)
+            self._database.execute("COMMIT")
+        self._answers.clear()
+        self._files.clear()
+
+    def has_any(self, image_ids: Iterable[str]) -> bool:
+        """Whether one of these ids is an input of this run."""
+        query = "SELECT 1 FROM found WHERE image_id = ?"
+        return any(self._database.execute(query, (os.fsencode(each),)).fetchone() for each in image_ids)
+
+    def first_id(self) -> str:
+        """Return the first input's id."""
+        return os.fsdecode(self._database.execute("SELECT min(image_id) FROM found").fetchone()[0])
+
+    async def commit_regularly(self) -> None:
+        """Commit every `COMMIT_S` seconds, for ever."""
+        while True:
+            await asyncio.sleep(COMMIT_S)
+            self.commit()
+
+    def rows(self) -> Iterator[ScoreRow | str]:
+        """Yield the row of every input in the order of their ids; the bare id where there is none yet."""
+        for image_id, sha256, reason, ungradable, probability in self._database.execute(_ROWS):
+            name = os.fsdecode(image_id)
+            known = reason is not None
+            yield self._row(name, sha256, reason, ungradable, probability) if known else name
+
+    def _row(
+        self, image_id: str, sha256: str | None, reason: str, ungradable: str | None, packed: bytes | None
+    ) -> ScoreRow:
+        if reason:
+            return ScoreRow(image_id, sha256 or "", "failed", reason, None, None)
+        mean, *folds = np.frombuffer(packed or b"", "<f4").reshape(-1, self._n_labels).tolist()
+        probability, fold_probability = tuple(mean), tuple(map(tuple, folds))
+        return ScoreRow(image_id, sha256 or "", "scored", "", probability, fold_probability, ungradable or "")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        with _sqlite_explained(self.path):
+            yield
+
+    def _count(self, table: str) -> int:
+        return int(self._database.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
+
+
+def journal_path(output: Path) -> Path:
+    """Return where the journal of the table `output` lies."""
+    return output.with_name(f"{output.name}.journal")
+
+
+@contextmanager
+def open_journal(path: Path, *, fresh: bool) -> Iterator[Journal]:
+    """Open the journal at `path`, or begin one; `fresh` forgets what an earlier run left there.
+
+    Raises:
+        FundusError: another run has it open, it is damaged, or the disk is full.
+    """
+    with _sqlite_explained(path):
+        database = sqlite3.connect(path, timeout=1, isolation_level=None)
+    try:
+        with _sqlite_explained(path):
+            database.executescript(_SCHEMA)
+            if fresh:
+                database.executescript("DELETE FROM files; DELETE FROM answers; DELETE FROM bundle; VACUUM;")
+        yield Journal(path, database)
+    finally:
+        database.close()
+
+
+@contextmanager
+def _sqlite_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise _explanation(path, error) from None
+
+
+def _explanation(path: Path, error: sqlite3.DatabaseError) -> FundusError:
+    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return UsageError(f"Another run has '{path}' open. Wait for its end, or choose another --output.")
+    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return FundusError(f"'{path}' is no journal, or damaged. Remove it and run again.")
+    hint = "Mend that and run the command again: what was committed is kept."
+    return FundusError(f"'{path}' cannot be written: {error}. {hint}")
+
+
+def _packed(row: ScoreRow) -> bytes | None:
+    if row.probability is None or row.fold_probability is None:
+        return None
+    return np.array([row.probability, *row.fold_probability], "<f4").tobytes()

@@ -1,0 +1,98 @@
+"""What a run writes: one row for every input file, and the columns of `scores.csv`.
+
+Letters in shapes: F folds, K labels.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fundus_core.files import whole_file
+from fundus_core.sheet import csv_line, float32_text
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One input file's line in `scores.csv`: a score, or the reason why there is none."""
+
+    image_id: str
+    sha256: str
+    status: Literal["scored", "failed"]
+    reason: str  # "" where scored, else "code: sentence"
+    probability: tuple[float, ...] | None  # (K,)
+    fold_probability: tuple[tuple[float, ...], ...] | None  # (F, K)
+    ungradable: str = ""  # "" where gradable or failed, else "code measure; code measure"
+
+    def __post_init__(self) -> None:
+        scored = self.status == "scored"
+        has_scores = (self.probability is not None, self.fold_probability is not None)
+        if has_scores != (scored, scored) or bool(self.reason) == scored or (self.ungradable and not scored):
+            raise ValueError(f"{self.image_id!r}: a scored row has probabilities, a failed row has a reason")
+        numbers = chain(self.probability or (), *(self.fold_probability or ()))
+        if not all(0 <= number <= 1 for number in numbers):
+            raise ValueError(f"{self.image_id!r}: a probability is outside 0-1 or NaN")
+
+    @property
+    def spread(self) -> tuple[float, ...] | None:
+        """How far the folds disagree on each label: highest minus lowest probability (K,)."""
+        if self.fold_probability is None:
+            return None
+        return tuple(max(of_label) - min(of_label) for of_label in zip(*self.fold_probability, strict=True))
+
+
+@dataclass(frozen=True)
+class ScoreFormat:
+    """The columns of `scores.csv`. With several labels, a label's columns end in `:<label>`."""
+
+    labels: tuple[str, ...]  # (K,)
+    thresholds: tuple[float, ...]  # (K,) decision is 1 from here upwards
+    n_folds: int
+    bundle_digest: str
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The column names, in order."""
+        folds = (f"fold_{fold}" for fold in range(self.n_folds))
+        names = ("probability", *folds, "spread", "decision")
+        suffixes = ("",) if len(self.labels) == 1 else tuple(f":{label}" for label in self.labels)
+        per_label = (name + suffix for suffix in suffixes for name in names)
+        return ("image_id", "sha256", "status", "reason", "ungradable", *per_label, "bundle_digest")
+
+    def cells(self, row: ScoreRow) -> tuple[str, ...]:
+        """Return the row's texts, one per column of `header`."""
+        per_label = (cell for label in range(len(self.labels)) for cell in self._label_cells(row, label))
+        said = (row.status, row.reason, row.ungradable)
+        return (row.image_id, row.sha256, *said, *per_label, self.bundle_digest)
+
+    def _label_cells(self, row: ScoreRow, label: int) -> tuple[str, ...]:
+        if row.probability is None or row.fold_probability is None or row.spread is None:
+            return ("",) * (self.n_folds + 3)
+        numbers = np.array([row.probability, *row.fold_probability])
+        expected = (1 + self.n_folds, len(self.labels))
+        if numbers.shape != expected:
+            raise ValueError(f"probability and folds: expected shape {expected}, got {numbers.shape}")
+        probability = float32_text(row.probability[label])
+        folds = (float32_text(fold[label]) for fold in row.fold_probability)
+        # on the number as written, so that whoever reads the table reaches the same decision
+        decision = str(int(float(probability) >= self.thresholds[label]))
+        return (probability, *folds, float32_text(row.spread[label]), decision)
+
+
+@contextmanager
+def score_writer(path: Path, score_format: ScoreFormat) -> Iterator[Callable[[ScoreRow], None]]:
+    """Give a function that appends one row; `path` appears complete at the end, or not at all."""
+    with (
+        whole_file(path) as unfinished,
+        unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        file.write(csv_line(score_format.header))
+
+        def write(row: ScoreRow) -> None:
+            file.write(csv_line(score_format.cells(row)))
+
+        yield write
