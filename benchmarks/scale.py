@@ -35,11 +35,12 @@ from fundus_client.member import Patience
 from fundus_client.ray_engine import LARGEST, block_size
 from fundus_client.run import End, Job, write_table
 from fundus_client.servers import Servers
-from fundus_core.files import find_images, stamp_of
+from fundus_core.files import ImageRef, find_images, stamp_of
 from fundus_core.rows import ScoreRow
 
 RESULTS = Path(__file__).parent / "results"
-N_ROWS = 1_000_000
+N_ROWS = 300_000
+ARCHIVE = Path("/archive/photographs")  # there is none
 SMALL, LARGE = "one actor, blocks of 16", "one actor, blocks of 256"
 FILES = ("journal", "table.csv", "table.parquet")
 
@@ -104,15 +105,17 @@ def one_actor(folder: Path, address: str, size: int, starts: list[float]) -> flo
 
 def driver() -> dict[str, float]:
     """Return the images/s of each step on the driver, its memory, and the bytes of a row in its files."""
-    refs = [Noted(f"{number // 1000:05}/{number:08}.jpg") for number in range(N_ROWS)]
+    names = (f"{number // 1000:05}/{number:08}.jpg" for number in range(N_ROWS))
+    refs = [Noted(name, ARCHIVE / name) for name in names]
     with tempfile.TemporaryDirectory() as name, open_journal(Path(name) / "journal", fresh=False) as journal:
         journal.belongs_to(SPEC)
         job = Job(refs, journal, journal.belongs_to, lambda row: None)
         end = End(SPEC, None)
-        grown_mb = list[float]()
+        found_s = seconds(journal.register, refs)
+        given_s, grown_mb = give(job)
         steps = {
-            "found": seconds(journal.register, refs),
-            "given to Ray": seconds(lambda: grown_mb.append(give(job))),
+            "found": found_s,
+            "given to Ray": given_s,
             "taken": seconds(take, journal, refs),
             "written as csv": seconds(write_table, journal, Path(name) / "table.csv", end),
             "written as parquet": seconds(write_table, journal, Path(name) / "table.parquet", end),
@@ -120,30 +123,28 @@ def driver() -> dict[str, float]:
         sizes = {path.name: path.stat().st_size / N_ROWS for path in Path(name).iterdir()}
     speeds = {f"images/s {step}": N_ROWS / spent_s for step, spent_s in steps.items()}
     sizes["journal"] += sizes.pop("journal-wal")
-    speeds["bytes/image of memory"] = grown_mb[0] * 2**20 / N_ROWS
+    speeds["bytes/image of memory"] = grown_mb * 2**20 / N_ROWS
     return speeds | {f"bytes/row {name}": size for name, size in sizes.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class Noted(ImageRef):
     """A file that nobody looks at."""
-
-    image_id: str
 
     def stamp(self) -> bytes:
         """Return what stands for the file's state."""
         return stamp_of(self.image_id)
 
 
-def give(job: Job) -> float:
-    """Hand the list to a Ray of this machine; return by how many MB this process grew."""
+def give(job: Job) -> tuple[float, float]:
+    """Hand the list to a Ray of this machine; return the seconds, and by how many MB this process grew."""
     ray_engine.block_size = lambda n_images: LARGEST
     ray_engine._start(None)
     before_mb = rss_mb(os.getpid())
-    blocks = ray_engine._blocks(job)
+    spent_s = seconds(ray_engine._blocks, job)
     grown_mb = rss_mb(os.getpid()) - before_mb
     ray.shutdown()
-    return grown_mb if blocks else 0.0
+    return spent_s, grown_mb
 
 
 def take(journal: Journal, refs: list[Noted]) -> None:

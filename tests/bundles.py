@@ -37,3 +37,10 @@ def changed_copy(repository: Path, folder: Path, factor: float, centre_crop: flo
         onnx.save(scaled(onnx.load(path), factor), path)
     cover_traces(folder, replace(spec, preprocess=replace(spec.preprocess, centre_crop=centre_crop)))
     return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Return what every file below a folder holds, by its path in it."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }

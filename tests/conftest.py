@@ -32,8 +32,9 @@ batch_size = 8
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the one way in which golden values change."""
+    """Add the one way in which golden values change, and what the documents quote."""
     parser.addoption("--refresh-golden", action="store_true", help="write tests/golden/*.json anew")
+    parser.addoption("--refresh-docs", action="store_true", help="write the help texts in docs/ anew")
 
 
 def command(name: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:

@@ -137,7 +137,10 @@ PLANTED_PNG = {
 }
 
 
-FORMS = ("strips", "planes", "tiles", "packed tiles", "packed", "one strip", "without lengths", "ycbcr")
+FORMS = (
+    *("strips", "planes", "tiles", "packed tiles", "packed", "one strip"),
+    *("without lengths", "bits turned round", "ycbcr"),
+)
 PLANTED_TIFF = {
     **{f"{form} {order}": tiff(order, form=form) for order in "<>" for form in FORMS},
     "bigtiff": tiff(big=True),

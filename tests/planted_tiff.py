@@ -113,6 +113,13 @@ def _parts(writer: _Writer, form: str) -> tuple[list[bytes], Entries]:
         return [zlib.compress(whole)], {259: shorts(8), 278: shorts(60)}
     if form == "ycbcr":
         return [whole], {262: shorts(6), 278: shorts(60), 530: shorts(1, 1)}
-    if form == "old sample format":
+    if form == "bits turned round":
+        return [np.packbits(np.unpackbits(RGB, bitorder="little")).tobytes()], {
+            266: shorts(2),
+            278: shorts(60),
+        }
+    if form == "floats":
+        return [whole], {278: shorts(60), 339: shorts(3, 3, 3)}
+    if form == "floats, by an old tag":
         return [whole], {278: shorts(60), 32996: shorts(3)}
     return [whole], {278: shorts(60)}

@@ -16,7 +16,10 @@ from fundus_core.repository import write_rendered
 from fundus_core.serving import Serving
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "torchvision", "timm", "lightning", "onnx", "onnxruntime", "sklearn", "pytriton")
+HEAVY = (
+    *("torch", "torchvision", "timm", "lightning", "onnx", "onnxruntime", "sklearn", "pytriton"),
+    *("fsspec", "s3fs", "botocore", "pyarrow", "ray", "pandas", "prometheus_client"),
+)
 PACKAGES = {"fundus_core", "fundus_train", "fundus_export", "fundus_client", "fundus_eval"}
 
 # Runs at the start of every Python that finds it on PYTHONPATH: these packages are then not to be found.

@@ -6,6 +6,7 @@ import sys
 import click
 
 from fundus_client.commands.doctor import doctor
+from fundus_client.commands.environment import with_variables
 from fundus_client.commands.sample import sample
 from fundus_client.commands.score import score
 from fundus_client.commands.serve import serve
@@ -14,7 +15,7 @@ from fundus_client.commands.watch import watch
 from fundus_core.console import FundusGroup, say_warnings
 
 
-@click.group(cls=FundusGroup, context_settings={"auto_envvar_prefix": "FUNDUS_CLIENT", "show_default": True})
+@click.group(cls=FundusGroup, context_settings={"show_default": True})
 @click.version_option(package_name="fundus-triton", prog_name="fundus-client")
 def main() -> None:
     """Detect glaucoma on colour fundus photographs, in batches."""
@@ -23,4 +24,4 @@ def main() -> None:
 
 
 for command in (score, watch, serve, doctor, verify, sample):
-    main.add_command(command)
+    main.add_command(with_variables(command))

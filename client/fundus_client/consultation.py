@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -59,7 +59,7 @@ async def _ask(endpoint: Endpoint, timeout_s: float) -> Heard:
             finding, prediction = await _answer(address, scorer)
             return Heard(address, (*findings, finding), spec=scorer.spec, prediction=prediction)
     except ServerRefusedError as error:
-        return Heard(address, (*findings, _refused(error)), ready=False)
+        return Heard(address, (*findings, explained(error)), ready=False)
     except ServerUnreachableError:
         silence = await asyncio.to_thread(_silence, address)
         return Heard(address, (*findings, silence), ready=False)
@@ -83,7 +83,7 @@ async def _answer(address: str, scorer: Scorer) -> tuple[Finding, Prediction | N
         what = f"{address} is ready, but does not answer a phantom: {error}"
         return Finding("problem", what, "Look at its log, and restart it."), None
     latency_s = time.monotonic() - started_s
-    what = f"{address} serves {named(scorer.spec)}; it answered a phantom in {latency_s:.2f} s"
+    what = f"{address} serves {scorer.spec.title}; it answered a phantom in {latency_s:.2f} s"
     if latency_s < SLOW * scorer.timeout_s:
         return Finding("ok", what), prediction
     hint = "Give more --timeout, or look at what else the server does."
@@ -95,7 +95,7 @@ def compared(heard: Sequence[Heard], wanted: EnsembleSpec | None) -> Iterator[Fi
     ready = [(each.address, each.spec) for each in heard if each.spec]
     for address, spec in ready:
         if wanted and spec.digest != wanted.digest:
-            what = f"{address} serves {named(spec)}, and --repository is {named(wanted)}."
+            what = f"{address} serves {spec.title}, and --repository is {wanted.title}."
             yield Finding("problem", what, "Serve that one, or give the one that is served.")
     if len({spec.digest for _, spec in ready}) > 1:
         hint = "Serve one at all of them: a run stays on the first that it meets, and leaves the others out."
@@ -118,11 +118,6 @@ def _same_answers(spec: EnsembleSpec, predictions: Sequence[Prediction]) -> Iter
     )
 
 
-def named(spec: EnsembleSpec) -> str:
-    """Return a bundle's name for people."""
-    return f"{spec.name} {spec.version} ({spec.digest[:12]})"
-
-
 def _certificate(address: str, tls: Tls) -> Finding | None:
     """Return until when the server's certificate is good; None where `connect` will say what is wrong."""
     try:
@@ -138,12 +133,6 @@ def _certificate(address: str, tls: Tls) -> Finding | None:
     if end > datetime.now(UTC) + EXPIRES_SOON:
         return Finding("ok", what)
     return Finding("warning", f"{what}.", "Renew it before.")
-
-
-def _refused(error: ServerRefusedError) -> Finding:
-    finding = explained(error)
-    expired = "certificate has expired" in finding.what
-    return replace(finding, next_step="Renew the server's certificate.") if expired else finding
 
 
 def _no_connection(address: str) -> Finding | None:

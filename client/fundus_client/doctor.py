@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from fundus_client import machine
-from fundus_client.consultation import Heard, ask_all, compared, named
+from fundus_client.consultation import Heard, ask_all, compared
 from fundus_client.finding import Finding, Level, explained, unexpected
 from fundus_client.servers import reference_repository, scoring_servers
 from fundus_core.ensemble import EnsembleSpec
@@ -88,7 +88,7 @@ def _look_at_bundle(repository: Path | None) -> tuple[_Bundle | None, list[Findi
         spec = check_repository(folder)
     except FundusError as error:
         return None, [explained(error)]
-    findings = [Finding("ok", f"'{folder}' is {named(spec)}, and no file of it was changed")]
+    findings = [Finding("ok", f"'{folder}' is {spec.title}, and no file of it was changed")]
     if (folder / TERMS).is_file():
         findings.append(Finding("ok", f"Its weights have terms of their own: '{folder / TERMS}'"))
     return _Bundle(folder, spec), findings

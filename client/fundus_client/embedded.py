@@ -98,7 +98,7 @@ def embedded_server(
     """
     if not repository.is_dir():
         raise BundleError(f"There is no model repository at {repository}. Check the path, or export one.")
-    wheel = _find_wheel()
+    wheel = find_wheel()
     for attempt in range(1, _PORT_ATTEMPTS + 1):
         with _running(wheel, repository.resolve(), listener or Listener(Ports(free_port()))) as server:
             try:
@@ -112,7 +112,7 @@ def embedded_server(
 
 
 @contextmanager
-def _running(wheel: "_Wheel", repository: Path, listener: Listener) -> Iterator[EmbeddedServer]:
+def _running(wheel: "Wheel", repository: Path, listener: Listener) -> Iterator[EmbeddedServer]:
     """Start the supervisor, and through it the server, in a temporary folder of their own."""
     listener.check_free()
     with tempfile.TemporaryDirectory(prefix="fundus-triton-", ignore_cleanup_errors=True) as folder:
@@ -214,7 +214,7 @@ def _readable(line: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Wheel:
+class Wheel:
     """The server's folder in the `nvidia-pytriton` wheel, and the folders of the libraries that it loads."""
 
     folder: Path
@@ -224,7 +224,7 @@ class _Wheel:
         """Put the Python backend and the stub for this Python side by side: the wheel keeps them apart."""
         # Links, not copies: a temporary folder may be mounted noexec.
         target.mkdir(parents=True)
-        for part in (*(self.folder / "backends" / "python").iterdir(), _find_stub(self.folder)):
+        for part in (*(self.folder / "backends" / "python").iterdir(), find_stub(self.folder)):
             (target / part.name).symlink_to(part)
 
     def environment(self) -> dict[str, str]:
@@ -239,16 +239,18 @@ class _Wheel:
         return {**os.environ, **joined}
 
 
-def _find_wheel() -> _Wheel:
+def find_wheel() -> Wheel:
+    """Return the wheel's server; `MissingExtraError` where it is not installed."""
     # Found, not imported: importing it takes 0.5 s and starts its logging.
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
         raise MissingExtraError("embedded", "the bundled Triton server (nvidia-pytriton)")
     folder = Path(spec.origin).parent / "tritonserver"
-    return _Wheel(folder, (folder.parents[1] / "nvidia_pytriton.libs", *_libpython_folders()))
+    return Wheel(folder, (folder.parents[1] / "nvidia_pytriton.libs", *_libpython_folders()))
 
 
-def _find_stub(folder: Path) -> Path:
+def find_stub(folder: Path) -> Path:
+    """Return the stub for this Python; `ServerError` where the wheel has none."""
     stubs = folder / "python_backend_stubs"
     stub = stubs / _PYTHON / "triton_python_backend_stub"
     if not stub.is_file():

@@ -31,7 +31,7 @@ PRAGMA locking_mode = EXCLUSIVE;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
 BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS bundle (digest TEXT PRIMARY KEY, name TEXT, version TEXT);
+CREATE TABLE IF NOT EXISTS bundle (digest TEXT PRIMARY KEY, title TEXT);
 CREATE TABLE IF NOT EXISTS files (
     image_id BLOB PRIMARY KEY, stamp BLOB, sha256 TEXT, reason TEXT
 ) WITHOUT ROWID;
@@ -86,32 +86,29 @@ class Journal:
             BundleError: it holds the answers of another bundle.
         """
         with self._explained():
-            earlier = self._database.execute("SELECT digest, name, version FROM bundle").fetchone()
+            earlier = self._database.execute("SELECT digest, title FROM bundle").fetchone()
             if earlier and earlier[0] != spec.digest and self._count("answers"):
                 hint = "Serve it again, choose another --output, or start over with --fresh."
                 raise BundleError(
-                    f"'{self.path}' holds answers of {earlier[1]} {earlier[2]} ({earlier[0][:12]}), and now "
-                    f"{spec.name} {spec.version} ({spec.digest[:12]}) is served. {hint}"
+                    f"'{self.path}' holds answers of {earlier[1]}, and now {spec.title} is served. {hint}"
                 )
             self._n_labels = len(spec.labels)
             self._database.execute("DELETE FROM bundle")
-            self._database.execute(
-                "INSERT INTO bundle VALUES (?, ?, ?)", (spec.digest, spec.name, spec.version)
-            )
+            self._database.execute("INSERT INTO bundle VALUES (?, ?)", (spec.digest, spec.title))
 
     def forget_failures(self) -> None:
         """Let every file without a score be tried again."""
         with self._explained():
-            self._database.execute("DELETE FROM files WHERE reason IS NOT NULL")
             self._database.execute("DELETE FROM answers WHERE reason <> ''")
 
     def knows(self, image_id: str, stamp: bytes) -> bool:
-        """Whether this very file has its row already; `stamp` is that of `Ref`."""
-        if not stamp:
-            return False
-        query = """SELECT 1 FROM files LEFT JOIN answers USING (sha256) WHERE image_id = ? AND stamp = ?
-                   AND coalesce(files.reason, answers.reason) IS NOT NULL"""
-        return self._database.execute(query, (os.fsencode(image_id), stamp)).fetchone() is not None
+        """Whether this very file was answered already; `stamp` is that of `Ref`.
+
+        One that could not be read is not known: the drive, or the right to read it, may have come back.
+        """
+        query = "SELECT 1 FROM files JOIN answers USING (sha256) WHERE image_id = ? AND stamp = ?"
+        found = self._database.execute(query, (os.fsencode(image_id), stamp))
+        return bool(stamp) and found.fetchone() is not None
 
     def answer(self, sha256: str) -> ScoreRow | None:
         """Return the row of an earlier file with this content, if there was one."""

@@ -60,8 +60,8 @@ def server_parts() -> Finding:
     if lacking := missing("embedded"):
         return Finding("problem", f"The embedded server lacks {', '.join(lacking)}.", _how_to_install())
     try:
-        wheel = embedded._find_wheel()
-        programs = (wheel.folder / "bin" / "tritonserver", embedded._find_stub(wheel.folder))
+        wheel = embedded.find_wheel()
+        programs = (wheel.folder / "bin" / "tritonserver", embedded.find_stub(wheel.folder))
     except FundusError as error:
         return explained(error)
     for program in programs:

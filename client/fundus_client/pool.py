@@ -145,7 +145,7 @@ class Pool:
             self.bundle = scorer.spec
         elif scorer.digest != self.bundle.digest:
             raise BundleError(
-                f"{address} serves {_named(scorer.spec)}, and this run is of {_named(self.bundle)}."
+                f"{address} serves {scorer.spec.title}, and this run is of {self.bundle.title}."
             )
 
     def _check_hope(self) -> None:
@@ -258,7 +258,3 @@ async def open_pool(
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
-
-
-def _named(spec: EnsembleSpec) -> str:
-    return f"{spec.name} {spec.version} ({spec.digest[:12]})"

@@ -119,6 +119,8 @@ def score_on_ray(job: Job, servers: Servers, address: str | None) -> End:
         spec = _bundle(servers, cores)
         job.begin(spec)
         return End(spec, _score_missing(job, servers, spec, cores))
+    except ray.exceptions.RayError as error:
+        raise FundusError(f"Ray ended the run: {_innermost(error)} {_AGAIN}") from error
     finally:
         ray.shutdown()
 
@@ -193,8 +195,7 @@ def _score_missing(job: Job, servers: Servers, spec: EnsembleSpec, cores: int) -
 def _scored(job: Job, servers: Servers, cores: int) -> Iterator[_Scored]:
     import ray
 
-    blocks = _blocks(job)
-    if blocks is None:
+    if (blocks := _blocks(job)) is None:
         return
     scored = blocks.map_batches(
         _Actor,
@@ -204,11 +205,8 @@ def _scored(job: Job, servers: Servers, cores: int) -> Iterator[_Scored]:
         compute=ray.data.ActorPoolStrategy(min_size=1),
         num_cpus=cores,
     )
-    try:
-        for batch in scored.iter_batches(batch_size=None, batch_format="pandas"):
-            yield from batch["scored"]
-    except ray.exceptions.RayError as error:
-        raise FundusError(f"Ray ended the run: {str(error).splitlines()[-1]} {_AGAIN}") from error
+    for batch in scored.iter_batches(batch_size=None, batch_format="pandas"):
+        yield from batch["scored"]
 
 
 def _blocks(job: Job) -> Any:
@@ -236,6 +234,13 @@ def _check(scored: _Scored, spec: EnsembleSpec) -> None:
     if unseen := next((ref for ref in scored.vanished if ref.stamp()), None):
         hint = "Mount the images under the same path on every machine."
         raise FundusError(f"{scored.host} does not see '{unseen.image_id}', which is there. {hint}")
+
+
+def _innermost(error: BaseException) -> str:
+    """Return the first line of what Ray wrapped in errors of its own."""
+    while inner := getattr(error, "cause", None) or error.__cause__:
+        error = inner
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}."
 
 
 def _portable(error: Exception | None) -> FundusError | None:

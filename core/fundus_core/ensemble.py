@@ -98,6 +98,11 @@ class EnsembleSpec:
         """SHA-256 (hex) of the canonical manifest; it covers weights and golden answers by `files`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    @property
+    def title(self) -> str:
+        """Name, version and the start of the digest, for people."""
+        return f"{self.name} {self.version} ({self.digest[:12]})"
+
     def to_json(self) -> str:
         """Return the canonical one-line JSON: sorted keys, no spaces, ASCII."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))

@@ -5,9 +5,9 @@ gives the same pixels, or the same reason for a file that it refuses: what was c
 what is no image at all becomes `NO_IMAGE`. One difference is wanted: where only a part that is taken out was
 damaged, the picture may be scored after all.
 
-What stays: text within the coded pixels, or burned into them; the density of a JFIF header; bytes behind the
-pixels of a run-length coded BMP; comments within the JPEG strips of a TIFF; what follows the strips of a TIFF
-that doesn't say, or says wrongly, how long they are.
+What stays: text burned into the pixels; bytes that hide within the coded ones; the density of a JFIF header;
+how many frames an animated PNG had; what follows the pixels of a run-length coded BMP; comments within the
+JPEG strips of a TIFF; what follows the strips of a TIFF that doesn't say, or says wrongly, where they end.
 """
 
 import re

@@ -16,6 +16,8 @@ from fundus_core.errors import UsageError
 
 _Outcome = Literal["open", "closed", "untrusted", "plain", "silent"]
 _PROBE_TIMEOUT_S = 5.0
+_TRUST = "Give the authority that issued it as --tls-ca, and in --url a host that it is made for."
+_RENEW = "Renew the server's certificate."
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def refusal(address: str, tls: Tls | None) -> str | None:
         "plain": f"The server at {address} doesn't speak TLS. Leave out --tls-ca, or correct the port.",
         "closed": f"The server at {address} asks for a certificate. Give --tls-cert and --tls-key.",
         "untrusted": f"The certificate of the server at {address} is not accepted ({detail.rstrip('.')}). "
-        "Give the authority that issued it as --tls-ca, and in --url a host that it is made for.",
+        + (_RENEW if "expired" in detail else _TRUST),
     }
     if kind == "closed" and tls.cert:
         return f"The server at {address} refuses '{tls.cert}'. Give one of an authority that it trusts."

@@ -117,9 +117,9 @@ def build_engine(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector out: freeing an older builder, it would wait for a lock of TensorRT for ever.
+    """Keep the garbage collector out: where it frees an older builder, it may wait for ever.
 
-    TensorRT holds that lock while it logs, and logging runs Python.
+    TensorRT holds a lock while it logs; logging runs Python, and freeing a builder takes that lock.
     """
     before = gc.isenabled()
     gc.disable()

@@ -15,7 +15,6 @@ Start a server with --model-control-mode=explicit --load-model=* --strict-readin
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from fundus_export.copies import AGAIN, N_HASH, bundle_digest, check_copy, copy_
 from fundus_export.server import Server
 
 LIVE = "live.json"
+LOCK = "live.lock"
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,13 @@ def rollback(live: Path, servers: Sequence[Server], canary: bool = False) -> Liv
     """Make the previous bundle of a live repository active again, or take the canary away.
 
     Raises:
-        UsageError: there is no previous bundle, or no canary.
+        UsageError: there is no previous bundle, or no canary, or `live` is no live repository.
         ServerError: a server cannot load it.
     """
+    if not (live / LIVE).exists():
+        raise UsageError(
+            f"'{live}' is no live repository: it has no {LIVE}. `fundus-export deploy` makes one."
+        )
     with _locked(live):
         before = read_live(live)
         gone = before.canary if canary else before.previous
@@ -151,12 +155,9 @@ def described(live: Path, state: Live) -> str:
 
 @contextmanager
 def _locked(live: Path) -> Iterator[None]:
-    descriptor = os.open(live, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with (live / LOCK).open("a") as file:  # a file: NFS locks nothing that is not open for writing
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _serve(live: Path, after: Live, servers: Sequence[Server], swap: bool) -> Live:

@@ -85,10 +85,8 @@ def own_pictures(folder: Path, labels: LabelTable | None, spec: EnsembleSpec) ->
         FundusError: a file that cannot be scored.
     """
     refs = list(find_images([folder]))
-    paths, truth = (
-        [ref.path for ref in refs],
-        (labels or nothing_known(spec)).values_of([r.image_id for r in refs]),
-    )
+    truth = (labels or nothing_known(spec)).values_of([ref.image_id for ref in refs])
+    paths = [ref.path for ref in refs]
     return paths, _pictures(paths, truth, spec)
 
 

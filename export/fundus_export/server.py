@@ -9,7 +9,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from fundus_core.ensemble import DIGEST_PARAMETER
-from fundus_core.errors import ServerError, ServerUnreachableError
+from fundus_core.errors import ServerError, ServerRefusedError, ServerUnreachableError
 from fundus_core.tls import Tls, refusal
 
 KEY_HEADER = "triton-grpc-protocol-fundus-admin-key"
@@ -55,14 +55,15 @@ def connect(url: str, admin_key: str | None, tls: Tls | None) -> Iterator[Server
     """Give the server at `url`, once it has answered.
 
     Raises:
-        ServerUnreachableError: nobody answers there, or this side and the server don't agree on TLS.
+        ServerUnreachableError: nobody answers there; its subclass says that both don't agree on TLS.
     """
     headers = {KEY_HEADER: admin_key} if admin_key else {}
     with InferenceServerClient(url, creds=tls and tls.credentials(), channel_args=DIRECT) as client:
         try:
             client.is_server_live(client_timeout=ANSWER_TIMEOUT_S)
         except InferenceServerException as error:
+            if said := refusal(url, tls):
+                raise ServerRefusedError(said) from None
             hint = "Check that it runs and that this is its gRPC port."
-            said = refusal(url, tls) or f"No answer from {url} ({error.message()}). {hint}"
-            raise ServerUnreachableError(said) from None
+            raise ServerUnreachableError(f"No answer from {url} ({error.message()}). {hint}") from None
         yield Server(url, client, headers)

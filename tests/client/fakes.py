@@ -41,7 +41,7 @@ def at_once(service: "Service", number: int, context: grpc.ServicerContext) -> N
 class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Answers file number n with probability n / 1000; `behave` may wait, abort, or return other numbers.
 
-    What does not start with a number, such as the phantom of a probe, is answered well.
+    The phantom of a probe is answered well.
     """
 
     def __init__(self, behave: Behaviour = at_once, spec: EnsembleSpec = SPEC, port: int = 0) -> None:
@@ -90,13 +90,13 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
         return answer
 
     def ModelInfer(self, request, context):  # noqa: N802 (the protocol's name)
-        first = request.raw_input_contents[0][4:].split()[0]
-        self.n_probes += not first.isdigit()
+        first, is_probe = request.raw_input_contents[0][4:].split()[0], request.id == "probe"
         number = int(first) if first.isdigit() else 500
-        if first.isdigit():
+        self.n_probes += is_probe
+        if not is_probe:
             self.asked.append(number)
             self.requests.append(request)
-        values = self._behaved(number, context) if first.isdigit() else None
+        values = None if is_probe else self._behaved(number, context)
         self.served.append(number)
         probability, folds = values or ([number / 1000], [number / 1000] * 2)
         digest = self.spec.digest.encode()

@@ -1,4 +1,4 @@
-"""A program for `test_watch`: answer two files without a server, killed before each line of the filing.
+"""A program for `test_filing`: answer two files without a server, killed before each line of the filing.
 
     python killed.py ROOT DONE
 

@@ -4,13 +4,14 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import click
 import grpc
 import pytest
 import trustme
@@ -22,8 +23,6 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from fundus_client import consultation, doctor
 from fundus_client.cli import main
 from fundus_client.commands.doctor import doctor as command
-from fundus_client.finding import Finding, explained
-from fundus_core.errors import BundleError, FundusError, MissingExtraError
 
 
 class Server(Service):
@@ -49,10 +48,16 @@ class Server(Service):
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, where the table would be written; nobody waits long for a server here."""
+    """The working directory, where the table would be written."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(consultation, "READY_S", 1.0)
     return tmp_path
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not answer is given up soon."""
+    monkeypatch.setattr(consultation, "READY_S", 1.0)
+    monkeypatch.setattr(consultation, "PROBE_S", 1.0)
 
 
 def consult(*arguments: object) -> Result:
@@ -86,6 +91,17 @@ def test_json_has_every_finding() -> None:
     assert all(bool(each["next_step"]) == (each["level"] != "ok") for each in found)
 
 
+def test_a_terminal_gets_a_table_with_the_next_step_on_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    said = consult("--url", "127.0.0.1:1").stdout
+    assert "\x1b[1;31mproblem\x1b[0m" in said
+    plain = [line.strip() for line in click.unstyle(said).splitlines()]
+    assert "Start the server, or correct --url: its gRPC port is mostly 8001." in plain
+
+
 def test_one_server_that_is_away_is_a_problem_and_only_without_any_none_is_reachable() -> None:
     with Server() as server:
         assert consult(*at(server), "--url", "127.0.0.1:1").exit_code == 1
@@ -115,7 +131,7 @@ class Healthy(BaseHTTPRequestHandler):
         pass
 
 
-def test_the_http_port_is_recognised() -> None:
+def test_the_http_port_is_recognised(impatient: None) -> None:
     with HTTPServer(("127.0.0.1", 0), Healthy) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         done = consult("--url", f"127.0.0.1:{server.server_port}")
@@ -124,21 +140,17 @@ def test_the_http_port_is_recognised() -> None:
     assert "this port speaks HTTP. Give the server's gRPC port, mostly 8001." in done.stdout
 
 
-@pytest.fixture
-def silent_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A port that takes connections and says nothing."""
-    monkeypatch.setattr(consultation, "PROBE_S", 0.5)
+def test_a_silent_port_does_not_hold_the_doctor_up(impatient: None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener.getsockname()[1]
-
-
-def test_a_silent_port_does_not_hold_the_doctor_up(silent_port: int) -> None:
-    done = consult("--url", f"127.0.0.1:{silent_port}")
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        done = consult("--url", address)
     assert done.exit_code == 4
-    assert f"No Triton server is ready at 127.0.0.1:{silent_port}: it listens, but" in done.stdout
+    assert f"No Triton server is ready at {address}: it listens, but" in done.stdout
 
 
-def test_a_server_that_still_loads_is_told_from_one_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_still_loads_is_told_from_one_that_is_away(
+    impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Service, "ServerReady", lambda *_: service_pb2.ServerReadyResponse())
     with Server() as server:
         done = consult(*at(server))
@@ -155,7 +167,7 @@ def broken(service: Service, number: int, context: grpc.ServicerContext) -> None
 
 
 def slow(service: Service, number: int, context: grpc.ServicerContext) -> None:
-    time.sleep(0.6)
+    time.sleep(1.2)
 
 
 @pytest.mark.parametrize(
@@ -168,22 +180,40 @@ def slow(service: Service, number: int, context: grpc.ServicerContext) -> None:
             1,
             "is ready, but does not answer a phantom: The connection to the server broke.",
         ),
-        (slow, "warning", 0, "s, of 2 s that are allowed. Give more --timeout"),
+        (slow, "warning", 0, "s, of 4 s that are allowed. Give more --timeout"),
     ],
 )
 def test_a_server_that_is_ready_must_answer(behave: Behaviour, level: str, code: int, said: str) -> None:
     with Server(behave=behave) as server:
-        done = consult(*at(server), "--timeout", 2)
+        done = consult(*at(server), "--timeout", 4)
     assert done.exit_code == code
     assert said in lines(done, level)[0]
 
 
-def test_another_program_than_ours_behind_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Service, "ModelConfig", lambda *_: service_pb2.ModelConfigResponse())
+def without_ensemble(service: Service, request: object, context: object) -> object:
+    config = SERVED(service, request, context)
+    del config.config.ensemble_scheduling.step[:]
+    return config
+
+
+SERVED = Service.ModelConfig
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (lambda *_: service_pb2.ModelConfigResponse(), "is of an earlier form"),
+        (without_ensemble, "A check failed (IndexError: "),
+    ],
+)
+def test_another_program_than_ours_behind_the_port(
+    monkeypatch: pytest.MonkeyPatch, config: Callable[..., object], said: str
+) -> None:
+    monkeypatch.setattr(Service, "ModelConfig", config)
     with Server() as server:
         done = consult(*at(server))
     assert done.exit_code == 1
-    assert "is of an earlier form" in lines(done, "problem")[0]
+    assert said in lines(done, "problem")[0]
 
 
 @pytest.mark.parametrize(("other", "code"), [(500.15, 0), (500.25, 1)])
@@ -262,39 +292,3 @@ def test_a_check_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPa
     assert done.exit_code == 1
     assert "A check failed (ZeroDivisionError: division by zero). Please report this." in done.stdout
     assert "it answered a phantom" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("error", "what", "next_step"),
-    [
-        (
-            BundleError("'b' is broken: a.b was changed. Take another."),
-            "'b' is broken: a.b was changed.",
-            "Take another.",
-        ),
-        (
-            FundusError("It did not start. Correct its log:\n  a. b"),
-            "It did not start.",
-            "Correct its log:\n  a. b",
-        ),
-        (
-            FundusError("Too small: take 3"),
-            "Too small: take 3.",
-            "Correct that, and run `fundus-client doctor` again.",
-        ),
-        (
-            MissingExtraError("embedded", "X"),
-            "This needs X.",
-            "Install it with: pip install 'fundus-triton[embedded]'",
-        ),
-    ],
-)
-def test_an_error_is_split_into_what_and_what_to_do(error: FundusError, what: str, next_step: str) -> None:
-    assert explained(error) == Finding("problem", what, next_step)
-
-
-def test_whatever_is_not_well_has_a_next_step() -> None:
-    with pytest.raises(ValueError, match="next step"):
-        Finding("problem", "Too small.")
-    with pytest.raises(ValueError, match="next step"):
-        Finding("ok", "Large.", "Take another.")

@@ -299,5 +299,5 @@ def test_a_missing_repository_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_the_wheel_is_found_without_importing_it() -> None:
-    code = "import sys, fundus_client.embedded as e; e._find_wheel(); print('pytriton' in sys.modules)"
+    code = "import sys, fundus_client.embedded as e; e.find_wheel(); print('pytriton' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"

@@ -1,25 +1,22 @@
-"""Object stores: a real server that speaks S3 on loopback (moto), and fsspec's store in memory."""
+"""S3: a real server that speaks it on loopback (moto)."""
 
 import json
-import sys
-import threading
-from collections.abc import Iterator, Mapping
-from importlib import import_module
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
-import fsspec
 import pytest
 from moto import settings as moto_settings
 from moto.core.authorization import enable_iam_authentication
 from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
+from tests.client.reading import SECRET, contents, found, reason_of
 
-from fundus_client.sources import Ref, open_source
-from fundus_client.sources.store import Store, StoreRef
-from fundus_core.errors import FundusError, ImageError, MissingExtraError, UsageError
+from fundus_client.sources import open_source
+from fundus_client.sources.store import StoreRef
+from fundus_core.errors import FundusError, UsageError
 from fundus_core.images import DEFAULT_LIMITS, ImageLimits
 
 BUCKET = (f"eyes-{number}" for number in count())
@@ -61,7 +58,7 @@ def store(server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch) -> Simple
 
 
 def use(
-    monkeypatch: pytest.MonkeyPatch, endpoint: str, credentials: tuple[str, str] = ("id", "s3cr3t")
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, credentials: tuple[str, str] = ("id", SECRET)
 ) -> None:
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, "/nowhere")
@@ -75,30 +72,14 @@ def use(
         monkeypatch.setenv(name, value)
 
 
-def found(*inputs: str) -> dict[str, Ref]:
-    return {ref.image_id: ref for ref in open_source(inputs, None)}
-
-
-def contents(refs: Mapping[str, Ref]) -> dict[str, str]:
-    return {image_id: ref.read(DEFAULT_LIMITS).decode() for image_id, ref in refs.items()}
-
-
-def reason_of(ref: Ref, limits: ImageLimits = DEFAULT_LIMITS) -> str:
-    with pytest.raises(ImageError) as caught:
-        ref.read(limits)
-    assert "s3cr3t" not in str(caught.value)
-    assert "127.0.0.1" not in str(caught.value)
-    return caught.value.reason
-
-
 def test_a_bucket_gives_its_images_by_suffix_in_the_order_of_their_keys(store: SimpleNamespace) -> None:
     keys = ["a.jpg", "a/1.JPG", "a/2.png", "a/b/3.tif", "z.bmp"]
     store.fill(*keys, "a/notes.txt", "labels.csv", "folder.jpg/", "jpg")
     assert list(found(store.url)) == keys
-    assert contents(found(f"{store.url}/a")) == {
-        "1.JPG": "a/1.JPG",
-        "2.png": "a/2.png",
-        "b/3.tif": "a/b/3.tif",
+    assert contents(found(f"{store.url}/a").values()) == {
+        "1.JPG": b"a/1.JPG",
+        "2.png": b"a/2.png",
+        "b/3.tif": b"a/b/3.tif",
     }
 
 
@@ -116,10 +97,9 @@ def test_thousands_of_keys_come_as_the_walk_goes_on_each_time_anew(store: Simple
 
 def test_an_odd_key_is_found_and_read(store: SimpleNamespace) -> None:
     store.fill(*(f"x/{key}" for key in ODD_KEYS))
-    assert contents(found(f"{store.url}/x")) == {key: f"x/{key}" for key in ODD_KEYS}
-    assert contents(found(*(f"{store.url}/x/{key}" for key in ODD_KEYS))) == {
-        key: f"x/{key}" for key in ODD_KEYS
-    }
+    expected = {key: f"x/{key}".encode() for key in ODD_KEYS}
+    assert contents(found(f"{store.url}/x").values()) == expected
+    assert contents(found(*(f"{store.url}/x/{key}" for key in ODD_KEYS)).values()) == expected
 
 
 def test_ids_of_several_addresses_start_at_their_common_folder(store: SimpleNamespace) -> None:
@@ -292,25 +272,11 @@ def test_a_list_of_addresses_gives_a_row_for_each(store: SimpleNamespace, tmp_pa
     assert list(refs) == sorted(set(names))
     assert reason_of(refs.pop("x/missing.jpg")) == "vanished"
     assert reason_of(refs.pop("y/folder")) == "not_a_file"
-    assert contents(refs) == {key: key for key in refs}
+    assert contents(refs.values()) == {key: key.encode() for key in refs}
     listed = {ref.image_id: ref.stamp() for ref in open_source([f"{store.url}/x/"], None)}
     assert {image_id: ref.stamp() for image_id, ref in refs.items()} == {
         f"x/{key}": listed[key] for key in listed
     }
-
-
-def test_a_store_is_asked_about_many_listed_objects_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together = threading.Barrier(8, timeout=30)
-
-    def look(self: Store, key: str) -> ImageError:
-        together.wait()
-        return ImageError("vanished", "It is gone.")
-
-    monkeypatch.setattr(Store, "look", look)
-    (tmp_path / "list").write_text("".join(f"memory://eyes/{number}.jpg\n" for number in range(80)))
-    assert [reason_of(ref) for ref in open_source([], str(tmp_path / "list"))] == ["vanished"] * 80
 
 
 def test_a_version_in_an_address_is_never_read_as_another_object(store: SimpleNamespace) -> None:
@@ -320,49 +286,3 @@ def test_a_version_in_an_address_is_never_read_as_another_object(store: SimpleNa
     assert refs["a.jpg"].read(DEFAULT_LIMITS) == b"a.jpg"
     with pytest.raises(UsageError, match=r"A name with '\?versionId=' is not read. Copy the object"):
         open_source([f"{store.url}/a.jpg?versionId=1"], None)
-
-
-def test_another_store_is_walked_level_by_level_in_the_same_order() -> None:
-    memory = fsspec.filesystem("memory")
-    keys = ["a.jpg", "a/1.jpg", "a/b/2.jpg", "ab.jpg", "b/c/d/3.png"]
-    memory.pipe({f"/eyes/{key}": key.encode() for key in (*keys, "a/notes.txt")})
-    try:
-        refs = found("memory://eyes")
-        assert list(refs) == keys
-        assert contents(refs) == {key: key for key in keys}
-        assert list(found("memory://eyes/*/b", "memory://eyes/b")) == ["a/b/2.jpg", "b/c/d/3.png"]
-        memory.rm("/eyes/a/1.jpg")
-        assert reason_of(refs["a/1.jpg"]) == "vanished"
-    finally:
-        memory.rm("/eyes", recursive=True)
-
-
-def test_a_folder_that_cannot_be_listed_is_one_row_and_hides_nothing_else(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    memory = fsspec.filesystem("memory")
-    memory.pipe({f"/eyes/{key}": b"x" for key in ("a.jpg", "shut/b.jpg", "z/c.jpg")})
-    listing = type(memory).ls
-
-    def refusing(self, path, **options):
-        if path == "/eyes/shut":
-            raise PermissionError("s3cr3t")
-        return listing(self, path, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(type(memory), "ls", refusing)
-        refs = found("memory://eyes")
-    memory.rm("/eyes", recursive=True)
-    assert list(refs) == ["a.jpg", "shut/", "z/c.jpg"]
-    assert reason_of(refs["shut/"]) == "unreadable"
-    assert refs["shut/"].stamp() == b""
-
-
-@pytest.mark.parametrize("missing", ["fsspec", "s3fs"])
-def test_a_missing_library_is_a_sentence(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(
-        import_module("fsspec.registry")._registry, "s3", raising=False
-    )  # loaded by an earlier test
-    monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(MissingExtraError, match=rf"needs {missing}. .* 'fundus-triton\[s3\]'"):
-        open_source(["s3://bucket/x"], None)

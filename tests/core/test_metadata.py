@@ -169,7 +169,8 @@ REFUSED = {
     "jpeg in a bmp": (BMP[:30] + b"\4" + BMP[31:54] + BYTES, "corrupt"),
     "bmp header of no known kind": (BMP[:14] + b"\x29" + BMP[15:54] + BYTES, "corrupt"),
     "jpeg of 12 bits": (JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c") + BYTES, "not_an_image"),
-    "tiff whose samples are said to be numbers of another kind": (tiff(form="old sample format"), "corrupt"),
+    "tiff of floats": (tiff(form="floats"), "not_an_image"),
+    "tiff of floats, by an old tag": (tiff(form="floats, by an old tag"), "corrupt"),
     "bigtiff that is big-endian": (tiff(">", big=True), "not_an_image"),
     "too many pixels": (encoded(Image.new("1", (900, 900)), "PNG") + BYTES, "too_many_pixels"),
 }

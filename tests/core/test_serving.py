@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from fundus_core.configs import render
 from fundus_core.errors import UsageError
+from fundus_core.quality import Quality
 from fundus_core.serving import SERVING, Serving, changed, read_serving, write_serving
 
 SPEC = bare_spec(4)
@@ -86,6 +87,16 @@ def test_only_servers_that_know_it_are_told_how_many_images_may_wait_between_mod
     assert served.ensemble_scheduling.max_inflight_requests == 9
     embedded = render(SPEC, Serving())["fundus_ensemble/configs/embedded.pbtxt"]
     assert "max_inflight_requests" not in embedded
+
+
+@pytest.mark.parametrize("runtime", ["config", "configs/embedded"])
+def test_every_answer_carries_its_quality_and_names_its_bundle(runtime: str) -> None:
+    served = config(f"fundus_ensemble/{runtime}.pbtxt")
+    shapes = {output.name: (output.data_type, list(output.dims)) for output in served.output}
+    assert shapes["quality"] == (triton.TYPE_FP32, [len(fields(Quality))])
+    assert shapes["bundle"] == (triton.TYPE_STRING, [1])
+    door = config("fundus_preprocess/config.pbtxt")
+    assert door.parameters["bundle_digest"].string_value == SPEC.digest
 
 
 @pytest.mark.parametrize("runtime", ["config", "configs/tensorrt", "configs/onnxruntime_tensorrt"])

@@ -26,9 +26,9 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 TRITONSERVER = """#!{python}
 import os, sys
 from pathlib import Path
-from fundus_client.embedded import _find_wheel
+from fundus_client.embedded import find_wheel
 
-wheel, backend = _find_wheel(), Path({backends!r}, "python")
+wheel, backend = find_wheel(), Path({backends!r}, "python")
 if not backend.exists():
     wheel.link_backend(backend)
 server = str(wheel.folder / "bin" / "tritonserver")

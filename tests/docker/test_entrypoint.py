@@ -14,12 +14,14 @@ from pathlib import Path
 
 import grpc
 import pytest
-import trustme
+from tests.certificates import OURS, THEIRS, issue
 from tests.conftest import COMMANDS, command
 from tests.docker.conftest import ADMIN_KEY, ENTRYPOINT, ROOT, Container, models_that_scale, write_command
 from tests.integration.conftest import read_rows
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from fundus_core.tls import Tls
 
 ADMIN = {
     "SystemSharedMemoryStatus": messages.SystemSharedMemoryStatusRequest(),
@@ -145,29 +147,27 @@ def test_what_another_machine_made_is_left_out(
     assert not list(container.models.rglob(path.name))
 
 
+def put_certificate(container: Container) -> None:
+    for path, name in zip(issue(container.folder, "server", OURS, "localhost"), ("crt", "key"), strict=True):
+        path.rename(container.folder / "tls" / f"tls.{name}")
+
+
 def test_tls_by_files(container: Container, tmp_path: Path) -> None:
-    authority, stranger = trustme.CA(), trustme.CA()
-    certificate = authority.issue_cert("localhost")
-    certificate.private_key_pem.write_to_path(tmp_path / "tls" / "tls.key")
-    certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls" / "tls.crt")
-    trusted = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    put_certificate(container)
     with container.running():
-        assert is_ready(container.grpc_address, trusted)
-        assert not is_ready(container.grpc_address, grpc.ssl_channel_credentials(stranger.cert_pem.bytes()))
+        assert is_ready(container.grpc_address, grpc.ssl_channel_credentials(OURS.cert_pem.bytes()))
+        assert not is_ready(container.grpc_address, grpc.ssl_channel_credentials(THEIRS.cert_pem.bytes()))
         assert not is_ready(container.grpc_address)
 
 
 def test_mutual_tls_by_files(container: Container, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    certificate, client = authority.issue_cert("localhost"), authority.issue_cert("client")
-    certificate.private_key_pem.write_to_path(tmp_path / "tls" / "tls.key")
-    certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls" / "tls.crt")
-    authority.cert_pem.write_to_path(tmp_path / "tls" / "client-ca.crt")
-    root, chain = authority.cert_pem.bytes(), client.cert_chain_pems[0].bytes()
+    put_certificate(container)
+    authority = tmp_path / "tls" / "client-ca.crt"
+    OURS.cert_pem.write_to_path(authority)
     with container.running():
-        known = grpc.ssl_channel_credentials(root, client.private_key_pem.bytes(), chain)
-        assert is_ready(container.grpc_address, known)
-        assert not is_ready(container.grpc_address, grpc.ssl_channel_credentials(root))
+        client = issue(tmp_path, "client", OURS, "client.example")
+        assert is_ready(container.grpc_address, Tls(authority, *client).credentials())
+        assert not is_ready(container.grpc_address, Tls(authority).credentials())
 
 
 @pytest.mark.parametrize("name", ["tls.crt", "tls.key", "client-ca.crt", "server.pem"])

@@ -91,6 +91,16 @@ def test_every_setting_is_documented() -> None:
     assert settings == set(re.findall(r"^\| `(FUNDUS_\w+)`", guide, re.MULTILINE))
 
 
+def test_two_lines_of_the_deployment_mount_a_live_repository() -> None:
+    text = (MANIFESTS / "deployment.yaml").read_text()
+    mounted = yaml.safe_load(re.sub(r"(?m)^( *)# (- {name: live, )", r"\1\2", text))
+    kubernetes_validate.validate(mounted, KUBERNETES, strict=True)
+    pod = mounted["spec"]["template"]["spec"]
+    mounts = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
+    assert mounts.keys() == {each["name"] for each in pod["volumes"]}
+    assert f"bundle=${{FUNDUS_BUNDLE:-{mounts['live']}}}" in ENTRYPOINT.read_text()
+
+
 def test_kustomization_names_every_manifest_but_the_batch() -> None:
     kustomization = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())
     files = {path.name for path in MANIFESTS.glob("*.yaml")} - NO_RESOURCES

@@ -131,11 +131,13 @@ def test_help_shows_an_example(arguments):
     assert "\n    fundus-eval auc scores.csv labels.csv" in result.stdout
 
 
-def three_labels(truth):
+def three_labels(truth, ungradable=(False,) * 4):
     ids = tuple("abcd")
     probability = np.array([[0.1, 0.9, 0.5], [0.2, 0.1, 0.5], [0.8, 0.8, 0.5], [0.9, 0.2, 0.5]])
     labels = ("glaucoma", "amd", "dr")
-    scores = ScoreTable(ids, np.ones(4, bool), probability, probability[:, None], np.zeros(4, bool), labels)
+    scores = ScoreTable(
+        ids, np.ones(4, bool), probability, probability[:, None], np.array(ungradable), labels
+    )
     return join(scores, LabelTable(ids, labels, np.array(truth, np.int8)))
 
 
@@ -148,6 +150,12 @@ def test_three_labels_are_evaluated_each_over_its_own_images():
     assert [label["sensitivity"] for label in answer["labels"]] == [1, 0, 1]
     assert answer["auc_macro"] == pytest.approx(2.5 / 3)
     assert answer["n_files"] == 4
+
+
+def test_flagged_images_are_counted_for_the_labels_that_they_have():
+    joined = three_labels([[0, 1, 0], [0, 0, 1], [1, -1, 0], [1, -1, 1]], [False, False, True, False])
+    answer = evaluate(joined, None).to_json()
+    assert [label.get("n_ungradable") for label in answer["labels"]] == [1, None, 1]
 
 
 def test_a_label_with_one_class_has_a_reason_and_no_mean():

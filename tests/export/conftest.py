@@ -1,16 +1,20 @@
 """Folds of random weights whose answers differ from picture to picture, and their graphs, made once."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from tests.conftest import bare_spec
 
-from fundus_core.ensemble import Precision
+from fundus_core.ensemble import MODEL_ONNX, Precision, fold_model, write_manifest
 from fundus_core.preprocess import PreprocessSpec
 from fundus_core.views import VIEWS, views_named
+from fundus_export.engine import Profile
 from fundus_export.graph import FoldWithViews
 from fundus_export.onnx import save
 from fundus_export.precision import fold_graph
@@ -30,6 +34,11 @@ REPORT = (
 LITE = ("tf_efficientnet_lite0", "tf_efficientnet_lite4")
 HALVED = (LITE[0], "efficientnet_b0", "resnest50d", "deit_base_patch16_224")  # one of each family in fp16 too
 TINY = ("test_efficientnet", "test_resnet", "test_vit")
+
+SHAPE = (1, SIZE_PX, SIZE_PX, 3)
+BATCHES = (SHAPE, (4, *SHAPE[1:]), (8, *SHAPE[1:]))
+PROFILE = Profile("pixels", *BATCHES)
+TWO_FOLDS = replace(bare_spec(2), preprocess=PreprocessSpec(size_px=SIZE_PX))
 
 Exported = Callable[..., tuple[FoldWithViews, Path]]
 
@@ -79,3 +88,24 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         return made[key]
 
     return export
+
+
+@pytest.fixture(scope="session")
+def tiny(exported: Exported) -> Path:
+    """The ONNX file of a tiny network."""
+    return exported("test_efficientnet")[1]
+
+
+@pytest.fixture(scope="session")
+def planless(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What plans need of a repository: the manifest of `TWO_FOLDS`, and their graphs."""
+    folder = tmp_path_factory.mktemp("plans") / "planless"
+    for model in (fold_model(0), fold_model(1), "fundus_average"):
+        (folder / model / MODEL_ONNX).parent.mkdir(parents=True)
+        shutil.copyfile(tiny, folder / model / MODEL_ONNX)
+    write_manifest(TWO_FOLDS, folder)
+    return folder
+
+
+def onnx_of(repository: Path, index: int) -> Path:
+    return repository / fold_model(index) / MODEL_ONNX

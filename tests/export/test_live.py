@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from google.protobuf import text_format
+from tests.bundles import content
 from tests.certificates import OURS
 from tests.conftest import bare_spec
 from tritonclient.grpc import model_config_pb2 as triton
@@ -51,10 +52,6 @@ def served(live: Path) -> tuple[str, list[str]]:
     """Return the digest behind the entry, and the numbers of its version folders."""
     digest = config(live / ENSEMBLE_MODEL).parameters[DIGEST_PARAMETER].string_value
     return digest, [path.name for path in (live / ENSEMBLE_MODEL).iterdir() if path.name.isdigit()]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_entry_names_the_models_of_the_active_bundle_only(
@@ -163,6 +160,7 @@ def test_a_changed_bundle_is_refused_and_nothing_happens(tmp_path: Path, specs: 
 def test_a_bundle_is_no_live_repository(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
     before = content(tmp_path)
     assert "is a bundle itself" in run("deploy", tmp_path / "0", tmp_path / "1", code=2).stderr
+    assert "is no live repository" in run("rollback", tmp_path / "1", code=2).stderr
     assert content(tmp_path) == before
 
 

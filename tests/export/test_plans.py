@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,48 +11,29 @@ from typing import Any
 
 import onnx
 import pytest
-from click.testing import CliRunner, Result
-from tests.conftest import bare_spec
-from tests.export.conftest import SIZE_PX, Exported
+from tests.bundles import content
+from tests.export.conftest import PROFILE, TWO_FOLDS, onnx_of
 
-from fundus_core.console import FundusGroup
-from fundus_core.ensemble import write_manifest
 from fundus_core.errors import BundleError, UsageError
 from fundus_core.preprocess import PreprocessSpec
-from fundus_core.serving import Serving, write_serving
 from fundus_export import plans
-from fundus_export.commands.tensorrt import tensorrt
 from fundus_export.engine import EngineError, Profile
 from fundus_export.plans import build_plans, check_graphs, fold_profile, read_record, stale_reason
 from fundus_export.toolchain import Gpu, Toolchain, find_gpu, this_toolchain
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs the tensorrt-rtx extra")
 
-SPEC = replace(bare_spec(2), preprocess=PreprocessSpec(size_px=SIZE_PX))
-PROFILE = fold_profile(SPEC, 4, 8)
-
-
-@pytest.fixture(scope="module")
-def bare(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What plans need of a repository: a manifest, and two folds with the graph of a tiny network."""
-    folder = tmp_path_factory.mktemp("plans") / "bare"
-    for path in (onnx_of(folder, 0), onnx_of(folder, 1), folder / "fundus_average" / "1" / "model.onnx"):
-        path.parent.mkdir(parents=True)
-        shutil.copyfile(exported("test_efficientnet")[1], path)
-    write_manifest(SPEC, folder)
-    return folder
-
 
 @pytest.fixture
-def repository(bare: Path, tmp_path: Path) -> Path:
-    """A fresh copy of `bare`."""
-    return Path(shutil.copytree(bare, tmp_path / "repository"))
+def repository(planless: Path, tmp_path: Path) -> Path:
+    """A fresh copy of `planless`."""
+    return Path(shutil.copytree(planless, tmp_path / "repository"))
 
 
 @pytest.fixture(scope="module")
-def planned(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def planned(planless: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository whose two folds have their plans."""
-    folder = Path(shutil.copytree(bare, tmp_path_factory.mktemp("planned") / "repository"))
+    folder = Path(shutil.copytree(planless, tmp_path_factory.mktemp("planned") / "repository"))
     built(folder)
     return folder
 
@@ -62,10 +42,6 @@ def planned(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ready(planned: Path, tmp_path: Path) -> Path:
     """A fresh copy of `planned`."""
     return Path(shutil.copytree(planned, tmp_path / "ready"))
-
-
-def onnx_of(repository: Path, index: int) -> Path:
-    return repository / f"fundus_fold_{index}" / "1" / "model.onnx"
 
 
 def nothing(fold: int, share: float) -> None:
@@ -77,16 +53,8 @@ def built(
 ) -> list[str]:
     """Build plans; return what is said."""
     said: list[str] = []
-    build_plans(repository, SPEC, profile, "tensorrt_rtx", said.append, report)
+    build_plans(repository, TWO_FOLDS, profile, "tensorrt_rtx", said.append, report)
     return said
-
-
-def files(repository: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(repository).as_posix(): path.read_bytes()
-        for path in repository.rglob("*")
-        if path.is_file()
-    }
 
 
 def sha256(path: Path) -> str:
@@ -94,10 +62,10 @@ def sha256(path: Path) -> str:
 
 
 def test_each_fold_and_only_a_fold_gets_a_plan_and_its_record(repository: Path) -> None:
-    before, shares = files(repository), []
+    before, shares = content(repository), []
     said = built(repository, report=lambda fold, share: shares.append((fold, share)))
     assert said == [f"fold {index}: building, because there is no plan yet" for index in range(2)]
-    assert files(repository).keys() - before.keys() == {
+    assert content(repository).keys() - before.keys() == {
         f"fundus_fold_{index}/1/{name}" for index in range(2) for name in ("model.plan", "model.plan.json")
     }
     assert shares == sorted(shares)
@@ -207,10 +175,10 @@ def test_an_interrupted_build_leaves_whole_plans_only_and_goes_on_where_it_stopp
         if fold == 1 and share > 0.5:
             raise KeyboardInterrupt
 
-    before = files(repository)
+    before = content(repository)
     with pytest.raises(KeyboardInterrupt):
         built(repository, report=interrupt)
-    made = files(repository).keys() - before.keys()
+    made = content(repository).keys() - before.keys()
     assert made == {"fundus_fold_0/1/model.plan", "fundus_fold_0/1/model.plan.json"}
     assert built(repository) == [
         "fold 0: its plan is up to date",
@@ -257,81 +225,18 @@ def test_a_repository_that_cannot_be_written_is_refused_before_anything_is_built
 
 def test_an_ensemble_of_integers_is_refused() -> None:
     with pytest.raises(UsageError, match=r"int8 is for CPUs.*--precision fp16"):
-        fold_profile(replace(SPEC, precision="int8"), 8, 8)
+        fold_profile(replace(TWO_FOLDS, precision="int8"), 8, 8)
 
 
 def test_a_profile_has_the_size_of_the_ensemble_and_a_free_batch() -> None:
-    found = fold_profile(replace(SPEC, preprocess=PreprocessSpec(size_px=512)), 4, 16)
+    found = fold_profile(replace(TWO_FOLDS, preprocess=PreprocessSpec(size_px=512)), 4, 16)
     assert found == Profile("pixels", (1, 512, 512, 3), (4, 512, 512, 3), (16, 512, 512, 3))
     with pytest.raises(UsageError, match=r"opt \(32, 64, 64, 3\) max \(16, 64, 64, 3\)"):
-        fold_profile(SPEC, 32, 16)
+        fold_profile(TWO_FOLDS, 32, 16)
 
 
 def test_a_check_builds_every_fold_and_leaves_nothing(repository: Path) -> None:
-    before, said = files(repository), []
-    check_graphs(repository, SPEC, PROFILE, "tensorrt_rtx", said.append, nothing)
+    before, said = content(repository), []
+    check_graphs(repository, TWO_FOLDS, PROFILE, "tensorrt_rtx", said.append, nothing)
     assert said == [f"fold {index}: parses, is strongly typed, fits its profile" for index in range(2)]
-    assert files(repository) == before
-
-
-def run(*arguments: object) -> Result:
-    group = FundusGroup(commands=[tensorrt])
-    return CliRunner().invoke(group, ["tensorrt", *map(str, arguments)])
-
-
-def test_the_command_checks_without_a_gpu(repository: Path) -> None:
-    before = files(repository)
-    done = run(repository, "--backend", "tensorrt_rtx")
-    assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr.splitlines() == [
-        f"fold {index}: parses, is strongly typed, fits its profile" for index in range(2)
-    ]
-    assert files(repository) == before
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_command_builds_what_the_server_serves(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorRT-RTX stands in for TensorRT: the same calls, the timing cache included."""
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    write_serving(Serving(max_batch=4, preferred_batches=(4,)), repository)
-    first, second = run(repository, "--opt-batch", "2"), run(repository, "--opt-batch", "2")
-    assert [first.exit_code, second.exit_code] == [0, 0]
-    assert "fold 1: building, because there is no plan yet" in first.stderr
-    assert second.stderr.count("its plan is up to date") == 2
-    assert "--model-config-name tensorrt" in second.stderr
-    record = read_record(onnx_of(repository, 0).with_name("model.plan"))
-    assert [shape[0] for shape in record.profile.shapes] == [1, 2, 4]
-    assert record.toolchain.backend == "tensorrt"
-    (cache,) = repository.glob("timing*")
-    assert cache.name.startswith(f"timing-{trt.__version__}")
-    assert cache.suffix == ".cache"
-    assert not list(repository.rglob("*.partial"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "exit_code", "reason"),
-    [
-        ((), 2, "pip install 'fundus-triton[tensorrt]'"),
-        (("--opt-batch", 9, "--backend", "tensorrt_rtx"), 2, "opt (9, 64, 64, 3) max (8, 64, 64, 3)"),
-        (("--opt-batch", 0), 2, "0 is not in the range"),
-        (("--backend", "openvino"), 2, "'openvino' is not one of 'tensorrt', 'tensorrt_rtx'"),
-    ],
-)
-def test_the_command_says_what_is_wrong(
-    arguments: tuple[object, ...],
-    exit_code: int,
-    reason: str,
-    repository: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    done = run(repository, *arguments)
-    assert done.exit_code == exit_code
-    assert reason in done.stderr
-    assert done.stdout == ""
-
-
-def test_the_command_refuses_a_folder_that_is_no_repository(tmp_path: Path) -> None:
-    done = run(tmp_path)
-    assert done.exit_code == 1
-    assert "has no readable manifest.json" in done.stderr
+    assert content(repository) == before

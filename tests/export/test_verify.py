@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 from tests.bundles import cover_traces, scaled
@@ -104,18 +105,14 @@ def test_graphs_that_break_a_limit_are_not_exported(
 
 def test_calibration_sees_no_held_out_photograph(tiny_run: Path) -> None:
     recipe = load_run(tiny_run).recipe
-    tested, calibrated = (
-        held_out(tiny_run, recipe, 99).pictures.pixels,
-        calibration_pixels(tiny_run, recipe, 99),
-    )
+    tested = held_out(tiny_run, recipe, 99).pictures.pixels
+    calibrated = calibration_pixels(tiny_run, recipe, 99)
     assert len(tested) + len(calibrated) == 48
     assert not {each.tobytes() for each in tested} & {each.tobytes() for each in calibrated}
     assert tested.shape[1:] == calibrated.shape[1:] == (64, 64, 3)
 
 
 def test_held_out_photographs_come_with_their_own_answers(tiny_run: Path, tiny_repository: Path) -> None:
-    import onnxruntime
-
     judged = held_out(tiny_run, load_run(tiny_run).recipe, 5)
     path = tiny_repository / fold_model(0) / MODEL_ONNX
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -121,9 +121,11 @@ def test_a_run_goes_on_with_ray_and_loses_a_node_and_its_table_is_the_same(
 
     def kill_a_node_at_work() -> None:
         lasting, passing = cluster.list_all_nodes()
-        wait_for(lambda: readers_on(lasting, log) and readers_on(passing, log), timeout_s=240)
-        cluster.remove_node(passing, allow_graceful=False)
-        gate.touch()
+        try:
+            wait_for(lambda: readers_on(lasting, log) and readers_on(passing, log), timeout_s=240)
+            cluster.remove_node(passing, allow_graceful=False)
+        finally:
+            gate.touch()
 
     with open_journal(tmp_path / "journal", fresh=False) as journal:
         known = Job([ref.ref for ref in refs[:N_KNOWN]], journal, journal.belongs_to, rows.append)

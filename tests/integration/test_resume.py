@@ -8,10 +8,12 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from tests.client.fakes import SPEC, Service
@@ -156,18 +158,33 @@ def test_a_finished_run_is_not_scored_again_and_a_changed_file_is(
     assert counts == [0, 3, 2]
 
 
-def test_failures_are_tried_again_when_asked(
+def test_a_file_that_could_not_be_read_is_tried_again(
     tmp_path: Path, server: EmbeddedServer, photos: list[Path], score: Score
 ) -> None:
-    """A disk that comes back: the link's target appears, without a change of the link."""
+    """A drive that comes back: the link's target appears, without a change of the link."""
     images = tmp_path / "images"
     images.mkdir()
     (images / "1.jpg").symlink_to(tmp_path / "away.jpg")
-    (images / "2.jpg").write_text("never a photograph")
-    assert [row["status"] for row in score(images, "--url", server.grpc_address).rows] == ["failed"] * 2
+    assert [row["status"] for row in score(images, "--url", server.grpc_address).rows] == ["failed"]
     shutil.copy(photos[0], tmp_path / "away.jpg")
-    done = score(images, "--url", server.grpc_address, "--retry-failed")
-    assert [row["status"] for row in done.rows] == ["scored", "failed"]
+    assert [row["status"] for row in score(images, "--url", server.grpc_address).rows] == ["scored"]
+
+
+def test_refused_images_are_sent_again_only_when_asked(tmp_path: Path, score: Score) -> None:
+    well = threading.Event()
+
+    def fails(service: Service, number: int, context: grpc.ServicerContext) -> None:
+        if not well.is_set():
+            context.abort(grpc.StatusCode.INTERNAL, "division by zero")
+
+    bitmap = tmp_path / "1.bmp"
+    bitmap.write_bytes(b"BM" + bytes(100))
+    with Service(fails) as service:
+        first = score(bitmap, "--url", service.address)
+        well.set()
+        again = score(bitmap, "--url", service.address)
+        retried = score(bitmap, "--url", service.address, "--retry-failed")
+    assert [done.rows[0]["status"] for done in (first, again, retried)] == ["failed", "failed", "scored"]
 
 
 def test_another_bundle_is_refused_by_name_and_fresh_starts_over(

@@ -47,7 +47,7 @@ Examples:
   fundus-client score ./images --labels labels.csv
   fundus-client score left right --output night.csv --url a:8001 --url b:8001 --tls-ca ca.pem
   fundus-client score s3://archive/2026/ --output night.parquet
-  find /archive -mtime -1 -print0 | fundus-client score --files-from - --output night.csv
+  find /archive -mtime -1 -name '*.jpg' -print0 | fundus-client score --files-from - --output night.csv
 
 \b
 Exit codes: 0 all scored, 1 fatal, 2 usage, 3 some files failed, 4 server unreachable."""

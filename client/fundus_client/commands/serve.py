@@ -45,7 +45,7 @@ def serve(
     spec = check_repository(folder)
     listener = Listener(Ports(grpc_port, http_port, metrics_port), host, tls)
     with embedded_server(folder, listener=listener) as server:
-        say(f"Serving {spec.name} {spec.version} ({spec.digest[:12]}) at {server.grpc_address}. End: Ctrl-C")
+        say(f"Serving {spec.title} at {server.grpc_address}. End: Ctrl-C")
         with suppress(KeyboardInterrupt):
             while server.is_alive():
                 time.sleep(1)
