@@ -1,6 +1,6 @@
 """How often `fundus_core.quality` is right: false flags on real photographs, flags on spoilt and made ones.
 
-    python benchmarks/quality.py DATA [--pictures FOLDER] [--spoilt 400]
+    python benchmarks/quality.py DATA [--pictures FOLDER] [--changed 400]
 
 DATA holds a folder per data set, each with a labels.csv of image_id and, if known, group or patient_id, and
 quality_score. Every person is in one half of a set: the limits were fixed on the first half, the second
@@ -26,21 +26,31 @@ import numpy as np
 from numpy.random import Generator, default_rng
 from scipy.stats import spearmanr
 
+from fundus_core.disc import find_disc
 from fundus_core.errors import ImageError
 from fundus_core.files import find_images
 from fundus_core.images import decode
 from fundus_core.lit import MARGIN_LEVEL
-from fundus_core.preprocess import Pixels, PreprocessSpec, preprocess_encoded, remove_margin
+from fundus_core.preprocess import (
+    Pixels,
+    PreprocessSpec,
+    crop_around,
+    crop_centre,
+    preprocess_encoded,
+    remove_margin,
+)
 from fundus_core.quality import Quality, measure, ungradable
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
-SPOILT_PX = 1000  # larger photographs are made this small before they are spoilt
+CHANGED_PX = 1000  # larger photographs are made this small before they are changed
 NOISE = 1.5  # grey levels (standard deviation) that a sensor adds after the lens has blurred
 N_MADE = 200  # pictures of each made kind
 CROPS = 8  # of each picture of another thing, beside the whole
 LEAST_CROP_PX = 200
 TIMED = 40
 REFERENCE = PreprocessSpec(160, disc_crop=0.3, illumination="local_contrast")  # as the reference ensemble
+
+Change = Callable[[Pixels, Generator], Pixels]
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,17 @@ def resized(pixels: Pixels, side_px: int) -> Pixels:
     return np.asarray(cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-SPOILT: dict[str, Callable[[Pixels, Generator], Pixels]] = {
+def around_disc(pixels: Pixels, _: Generator) -> Pixels:
+    """Return the square around the optic disc that is 45 % as wide as the field."""
+    field_of_view = remove_margin(pixels, MARGIN_LEVEL)
+    return crop_around(field_of_view, find_disc(field_of_view), 0.45)
+
+
+CROPPED: dict[str, Change] = {
+    "middle, 60 % of the width": lambda pixels, _: crop_centre(remove_margin(pixels, MARGIN_LEVEL), 0.6),
+    "optic disc, 45 % of the width": around_disc,
+}
+SPOILT: dict[str, Change] = {
     "light 5 %": lambda pixels, _: (pixels * 0.05).astype(np.uint8),
     "light 10 %": lambda pixels, _: (pixels * 0.1).astype(np.uint8),
     "defocus, radius 1 % of the width": partial(defocus, radius=0.01),
@@ -212,11 +232,11 @@ def judge_all(every: Sequence[Photograph], pool: ThreadPoolExecutor, report: Rep
         report.numbers("sharpness and quality_score", {"n": int(known.sum()), "spearman": rho})
 
 
-def spoil(photograph: Photograph, name: str) -> str:
-    """Return the verdict on a spoilt photograph; the same on every call."""
+def judge_changed(photograph: Photograph, change: Change) -> str:
+    """Return the verdict on a changed photograph; the same on every call."""
     seed = int.from_bytes(hashlib.sha256(photograph.path.name.encode()).digest()[:4])
-    pixels = resized(decode(photograph.path.read_bytes()), SPOILT_PX)
-    return judge(SPOILT[name](pixels, default_rng(seed)))[1]
+    pixels = resized(decode(photograph.path.read_bytes()), CHANGED_PX)
+    return judge(change(pixels, default_rng(seed)))[1]
 
 
 def other_things(folder: Path) -> Iterator[str]:
@@ -250,7 +270,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--pictures", type=Path)
-    parser.add_argument("--spoilt", type=int, default=400)
+    parser.add_argument("--changed", type=int, default=400)
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
@@ -260,13 +280,14 @@ def main() -> None:
     largest = sorted((each.path for each in every), key=lambda path: -path.stat().st_size)
     report.numbers("CPU time", timing(largest[:TIMED]))
     second = [each for each in every if each.half == 1]
-    order = default_rng(0).permutation(len(second))[: arguments.spoilt]
+    order = default_rng(0).permutation(len(second))[: arguments.changed]
     with ThreadPoolExecutor(2) as pool:
         judge_all(every, pool, report)
-        print("photographs of the second half, spoilt")
-        for name in SPOILT:
-            verdicts = pool.map(partial(spoil, name=name), (second[i] for i in order))
-            report.flags("spoilt", name, list(verdicts))
+        for kind, changes in (("cropped", CROPPED), ("spoilt", SPOILT)):
+            print(f"photographs of the second half, {kind}")
+            for name, change in changes.items():
+                verdicts = pool.map(partial(judge_changed, change=change), (second[i] for i in order))
+                report.flags(kind, name, list(verdicts))
     print("made pictures")
     for name, make in MADE.items():
         report.flags("made", name, [judge(make(default_rng(seed)))[1] for seed in range(N_MADE)])

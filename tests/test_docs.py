@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from tests.conftest import bare_spec
 
 from fundus_client import batch, member, pool, window
+from fundus_client.checkup.consultation import EXPIRES_SOON
 from fundus_client.cli import main
-from fundus_client.consultation import EXPIRES_SOON
 from fundus_client.run import RunSummary, run_record
 from fundus_core.errors import (
     EXIT_SOME_FAILED,

@@ -175,7 +175,7 @@ class Journal:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        with _sqlite_explained(self.path):
+        with sqlite_explained(self.path):
             yield
 
     def _count(self, table: str) -> int:
@@ -194,10 +194,10 @@ def open_journal(path: Path, *, fresh: bool) -> Iterator[Journal]:
     Raises:
         FundusError: another run has it open, it is damaged, or the disk is full.
     """
-    with _sqlite_explained(path):
+    with sqlite_explained(path):
         database = sqlite3.connect(path, timeout=1, isolation_level=None)
     try:
-        with _sqlite_explained(path):
+        with sqlite_explained(path):
             database.executescript(_SCHEMA)
             if fresh:
                 database.executescript("DELETE FROM files; DELETE FROM answers; DELETE FROM bundle; VACUUM;")
@@ -207,7 +207,8 @@ def open_journal(path: Path, *, fresh: bool) -> Iterator[Journal]:
 
 
 @contextmanager
-def _sqlite_explained(path: Path) -> Iterator[None]:
+def sqlite_explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite says of the file at `path` into a `FundusError` with the next step."""
     try:
         yield
     except sqlite3.DatabaseError as error:

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from fundus_client import filing, ledger, moving
-from fundus_client.filing import Answered, Filing, Outcome, Places
-from fundus_client.inbox import Arrival, Inbox
-from fundus_client.ledger import open_ledger
+from fundus_client.watching import filing, ledger, moving
+from fundus_client.watching.filing import Answered, Filing, Outcome, Places
+from fundus_client.watching.inbox import Arrival, Inbox
+from fundus_client.watching.ledger import open_ledger
 from fundus_core.rows import ScoreFormat, ScoreRow
 
 FORM = ScoreFormat(("glaucoma",), (0.5,), 2, "0123456789abcdef")

@@ -20,7 +20,7 @@ from tests.certificates import OURS
 from tests.client.fakes import SPEC, Behaviour, Service, at_once
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from fundus_client import consultation, doctor
+from fundus_client.checkup import consultation, doctor
 from fundus_client.cli import main
 from fundus_client.commands.doctor import doctor as command
 

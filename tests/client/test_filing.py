@@ -17,10 +17,10 @@ import pytest
 from tests.client import killed
 from tests.client.killed import FORM, LEDGER, NAMES, answer, file_all, set_up
 
-from fundus_client import filing
-from fundus_client.filing import Filing, Outcome, Places
-from fundus_client.inbox import Inbox
-from fundus_client.ledger import open_ledger
+from fundus_client.watching import filing
+from fundus_client.watching.filing import Filing, Outcome, Places
+from fundus_client.watching.inbox import Inbox
+from fundus_client.watching.ledger import open_ledger
 from fundus_core.errors import UsageError
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fundus_client.finding import Finding, explained
+from fundus_client.checkup.finding import Finding, explained
 from fundus_core.errors import BundleError, FundusError, MissingExtraError
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fundus_client import inbox
-from fundus_client.inbox import Inbox, Scan
+from fundus_client.watching import inbox
+from fundus_client.watching.inbox import Inbox, Scan
 
 
 def ids(scan: Scan) -> list[str]:

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from tests.conftest import bare_spec
 
-from fundus_client import embedded, machine
-from fundus_client.finding import Finding
-from fundus_client.limits import allowed_cores, free_memory_bytes
+from fundus_client import embedded
+from fundus_client.checkup import machine
+from fundus_client.checkup.finding import Finding
+from fundus_client.checkup.limits import allowed_cores, free_memory_bytes
 
 MB, GB = 10**6, 10**9
 SPEC = bare_spec(4)

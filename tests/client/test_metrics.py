@@ -12,7 +12,7 @@ import pytest
 
 from fundus_client.commands.watch import watch
 from fundus_client.listener import free_port
-from fundus_client.metrics import PrometheusMetrics
+from fundus_client.watching.metrics import PrometheusMetrics
 from fundus_core.errors import MissingExtraError, UsageError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "watch.md"

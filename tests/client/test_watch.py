@@ -19,16 +19,17 @@ from tests.client.killed import LEDGER
 from tests.client.test_filing import no_room, table
 from tests.client.test_metrics import asked
 
-from fundus_client import batch, filing, watch
+from fundus_client import batch
 from fundus_client.commands.watch import watch as watch_command
-from fundus_client.events import EventLog
-from fundus_client.filing import Filing, Places
-from fundus_client.inbox import Inbox, Scan, only_watch
-from fundus_client.ledger import open_ledger
 from fundus_client.listener import free_port
 from fundus_client.member import Patience
-from fundus_client.metrics import Metrics, PrometheusMetrics
-from fundus_client.watch import Watch
+from fundus_client.watching import filing, watch
+from fundus_client.watching.events import EventLog
+from fundus_client.watching.filing import Filing, Places
+from fundus_client.watching.inbox import Inbox, Scan, only_watch
+from fundus_client.watching.ledger import open_ledger
+from fundus_client.watching.metrics import Metrics, PrometheusMetrics
+from fundus_client.watching.watch import Watch
 from fundus_core.ensemble import ENSEMBLE_MODEL
 from fundus_core.pseudonyms import Pseudonyms
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from tests.conftest import command
 from tests.integration.conftest import scored_alone, server_processes
 
+from fundus_client.checkup.machine import server_bytes
 from fundus_client.embedded import EmbeddedServer
-from fundus_client.machine import server_bytes
 from fundus_client.servers import reference_repository
 from fundus_core.ensemble import read_manifest
 

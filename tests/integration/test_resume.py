@@ -200,6 +200,20 @@ def test_another_bundle_is_refused_by_name_and_fresh_starts_over(
         assert again.code == 0, again.stderr
 
 
+def test_a_table_that_cannot_be_written_loses_no_answer(
+    tmp_path: Path, server: EmbeddedServer, photos: list[Path], score: Score
+) -> None:
+    in_the_way = tmp_path / "out" / ".scores.csv.partial"
+    in_the_way.mkdir(parents=True)
+    done = score(photos[0], "--url", server.grpc_address)
+    assert (done.code, done.rows) == (1, [])
+    assert "The table cannot be written: Is a directory." in done.stderr
+    in_the_way.rmdir()
+    again = score(photos[0], "--url", server.grpc_address)
+    assert "1 of 1 files have their row from an earlier run" in again.stderr
+    assert [row["status"] for row in again.rows] == ["scored"]
+
+
 def test_two_runs_cannot_write_one_table(
     many: Path, output: Path, server: EmbeddedServer, score: Score
 ) -> None:

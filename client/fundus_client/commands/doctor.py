@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fundus_client.checkup.doctor import Case, Examination, examine
+from fundus_client.checkup.finding import Finding, Level
 from fundus_client.commands.options import PATH, TIMEOUT, URLS
-from fundus_client.doctor import Case, Examination, examine
-from fundus_client.finding import Finding, Level
 from fundus_core.console import stderr, tls_options
 from fundus_core.errors import ServerUnreachableError
 from fundus_core.tls import Tls

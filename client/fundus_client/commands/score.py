@@ -123,18 +123,18 @@ def score(
         journal.belongs_to(spec)
         table = _read_labels(labels, names, spec, journal) if labels else None
 
-    with open_journal(journal_path(output), fresh=fresh) as journal:
+    with open_journal(journal_path(output), fresh=fresh) as journal, _explained(journal):
         if retry_failed:
             journal.forget_failures()
         found = _find(journal, source, quiet)
-        with _explained(journal), scoring_progress(found, quiet) as tick:
+        with scoring_progress(found, quiet) as tick:
             job = Job(source, journal, begin, tick)
             end = score_on_ray(job, servers, address) if engine == "ray" else score_locally(job, servers)
         outcomes = write_table(journal, output, end)
-    summary = summarise(outcomes, found, time.monotonic() - started_s)
-    evaluation = evaluate_output(output, table, end.spec) if table else None
-    record = run_record(_arguments(), end.spec, summary, evaluation)
-    write_run_json(output, record)
+        summary = summarise(outcomes, found, time.monotonic() - started_s)
+        evaluation = evaluate_output(output, table, end.spec) if table else None
+        record = run_record(_arguments(), end.spec, summary, evaluation)
+        write_run_json(output, record)
     if as_json:
         click.echo(json.dumps(record, indent=2))
     elif not quiet:
@@ -155,6 +155,9 @@ def _explained(journal: Journal) -> Iterator[None]:
     except (KeyboardInterrupt, asyncio.CancelledError):
         say(f"Interrupted. What was answered is in '{journal.path}'; run the same command again to go on.")
         raise click.Abort from None
+    except OSError as error:
+        hint = f"What was answered is in '{journal.path}': mend that and run the same command again."
+        raise FundusError(f"The table cannot be written: {error.strerror}. {hint}") from None
 
 
 def _find(journal: Journal, source: Source, quiet: bool) -> Found:

@@ -10,15 +10,15 @@ from typing import TextIO
 import click
 
 from fundus_client.commands.options import FILE, FOLDER, PORT, REPOSITORY, SECONDS, TIMEOUT, URLS, WAIT
-from fundus_client.events import EventLog
-from fundus_client.filing import Filing, Places
-from fundus_client.inbox import Inbox, only_watch
-from fundus_client.ledger import open_ledger
 from fundus_client.listener import LOOPBACK
 from fundus_client.member import Patience
-from fundus_client.metrics import Metrics, PrometheusMetrics
 from fundus_client.servers import scoring_servers
-from fundus_client.watch import Watch
+from fundus_client.watching.events import EventLog
+from fundus_client.watching.filing import Filing, Places
+from fundus_client.watching.inbox import Inbox, only_watch
+from fundus_client.watching.ledger import open_ledger
+from fundus_client.watching.metrics import Metrics, PrometheusMetrics
+from fundus_client.watching.watch import Watch
 from fundus_core.console import tls_options
 from fundus_core.ensemble import ENSEMBLE_MODEL
 from fundus_core.errors import UsageError

@@ -48,10 +48,10 @@ def deploy(
 ) -> None:
     """Check the model repository BUNDLE and make it what the folder LIVE serves.
 
-    A tritonserver with --model-control-mode=explicit --load-model=* --strict-readiness=false serves LIVE.
-    With --url it is told to load the new bundle and to swap: requests in flight end on the old bundle, no
-    answer mixes two, and none is lost. Without, it takes the new bundle at its next start. The bundle before
-    stays, for `fundus-export rollback`.
+    LIVE is served by the container of docker/server, or by a tritonserver with --model-control-mode=explicit
+    --load-model=* --strict-readiness=false. With --url it is told to load the new bundle and to swap:
+    requests in flight end on the old bundle, no answer mixes two, and none is lost. Without, it takes the new
+    bundle at its next start. The bundle before stays, for `fundus-export rollback`.
     """
     with _told(urls, admin_key, tls) as servers:
         click.echo(live.described(folder, live.deploy(bundle, folder, servers, canary)))

@@ -13,9 +13,9 @@ from rich.filesize import decimal as size
 
 from fundus_client import embedded
 from fundus_client.batch import MAX_BYTES
-from fundus_client.finding import Finding, explained
+from fundus_client.checkup.finding import Finding, explained
+from fundus_client.checkup.limits import ROOT, allowed_cores, free_memory_bytes
 from fundus_client.journal import journal_path, open_journal
-from fundus_client.limits import ROOT, allowed_cores, free_memory_bytes
 from fundus_client.sinks import check_output
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import FundusError

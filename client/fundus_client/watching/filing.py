@@ -13,10 +13,10 @@ from itertools import count, groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from fundus_client.inbox import Arrival, is_unchanged
-from fundus_client.ledger import Begun, Entry, Ledger
-from fundus_client.moving import make_folders, move_new
-from fundus_core.files import _flush as flush
+from fundus_client.watching.inbox import Arrival, is_unchanged
+from fundus_client.watching.ledger import Begun, Entry, Ledger
+from fundus_client.watching.moving import make_folders, move_new
+from fundus_core.files import flush as flush
 from fundus_core.rows import ScoreFormat, ScoreRow
 from fundus_core.sheet import csv_line
 

@@ -16,12 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fundus_client.batch import Batch
-from fundus_client.events import EventLog
-from fundus_client.filing import Answered, Filing, Outcome
-from fundus_client.inbox import Arrival, Inbox, Scan, is_unchanged
 from fundus_client.member import Endpoint, Patience
-from fundus_client.metrics import Metrics
 from fundus_client.pool import Pool, open_pool
+from fundus_client.watching.events import EventLog
+from fundus_client.watching.filing import Answered, Filing, Outcome
+from fundus_client.watching.inbox import Arrival, Inbox, Scan, is_unchanged
+from fundus_client.watching.metrics import Metrics
 from fundus_core.errors import FundusError
 from fundus_core.files import read_encoded
 from fundus_core.images import ImageLimits

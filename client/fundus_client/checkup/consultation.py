@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from fundus_client.finding import Finding, explained, unexpected
+from fundus_client.checkup.finding import Finding, explained, unexpected
 from fundus_client.member import Endpoint
 from fundus_client.scorer import Prediction, Scorer, connect
 from fundus_core.ensemble import EnsembleSpec

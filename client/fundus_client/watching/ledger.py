@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fundus_client.journal import _sqlite_explained as sqlite_explained
+from fundus_client.journal import sqlite_explained as sqlite_explained
 from fundus_core.errors import UsageError
 
 _SCHEMA = """

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fundus_client import machine
-from fundus_client.consultation import Heard, ask_all, compared
-from fundus_client.finding import Finding, Level, explained, unexpected
+from fundus_client.checkup import machine
+from fundus_client.checkup.consultation import Heard, ask_all, compared
+from fundus_client.checkup.finding import Finding, Level, explained, unexpected
 from fundus_client.servers import reference_repository, scoring_servers
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import FundusError, UsageError

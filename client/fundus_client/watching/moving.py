@@ -8,7 +8,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from fundus_core.files import _flush as flush
+from fundus_core.files import flush as flush
 
 PARTIAL = ".fundus-watch.partial"
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
