@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from fundus_core.metadata import without_metadata
-
 from fundus_client.pool import Pool
 from fundus_client.scorer import Prediction
 from fundus_client.sources import Ref
@@ -25,6 +23,7 @@ from fundus_core.errors import (
     ServerUnreachableError,
 )
 from fundus_core.images import DEFAULT_LIMITS
+from fundus_core.metadata import without_metadata
 from fundus_core.quality import ungradable
 from fundus_core.rows import ScoreRow
 

@@ -23,6 +23,7 @@ from fundus_core.errors import BundleError, FundusError, MissingExtraError
 from fundus_core.files import ImageRef, find_images
 from fundus_core.rows import ScoreRow
 
+ROOT = Path(__file__).resolve().parents[2]
 N_FILES = 30  # of ten contents: the last ones are read when the first ones are answered
 OTHER = dataclasses.replace(SPEC, version="2")
 
@@ -155,6 +156,12 @@ def test_a_file_that_only_another_machine_misses_is_a_missing_mount(
 def test_blocks_are_small_in_a_small_run_and_bounded_in_a_large_one() -> None:
     sizes = [ray_engine.block_size(n) for n in (1, 10_000, 100_000, 10_000_000)]
     assert sizes == [16, 16, 97, 1024]
+
+
+def test_the_plan_in_the_document_is_what_its_command_prints() -> None:
+    line = [sys.executable, ROOT / "benchmarks" / "scale.py", "--plan"]
+    plan = subprocess.run(line, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert f"```\n{plan}```\n" in (ROOT / "docs" / "scale.md").read_text()
 
 
 def test_starting_the_client_does_not_import_ray() -> None:
