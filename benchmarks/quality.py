@@ -46,8 +46,7 @@ CHANGED_PX = 1000  # larger photographs are made this small before they are chan
 NOISE = 1.5  # grey levels (standard deviation) that a sensor adds after the lens has blurred
 N_MADE = 200  # pictures of each made kind
 CROPS = 8  # of each picture of another thing, beside the whole
-LEAST_CROP_PX = 200
-TIMED = 40
+LEAST_CROP_PX, TIMED = 200, 40
 REFERENCE = PreprocessSpec(160, disc_crop=0.3, illumination="local_contrast")  # as the reference ensemble
 
 Change = Callable[[Pixels, Generator], Pixels]

@@ -99,7 +99,7 @@ class Scorer:
         n_folds, n_labels = len(self.spec.folds), len(self.spec.labels)
         probability = _probabilities(content.get(PROBABILITY, b""), (n_labels,))
         folds = _probabilities(content.get(FOLD_PROBABILITY, b""), (n_folds, n_labels))
-        quality = Quality.from_vector(np.frombuffer(content.get(QUALITY, b""), "<f4"))
+        quality = _quality(content.get(QUALITY, b""))
         return Prediction(tuple(probability.tolist()), tuple(map(tuple, folds.tolist())), quality)
 
 
@@ -203,6 +203,13 @@ def _probabilities(content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32
     if values.size != np.prod(shape) or not ((values >= 0) & (values <= 1)).all():
         raise ServerError(f"The server's answer is no {shape} of probabilities. Check its models.")
     return values.reshape(shape)
+
+
+def _quality(content: bytes) -> Quality:
+    try:
+        return Quality.from_vector(np.frombuffer(content, "<f4"))
+    except ValueError as error:
+        raise ServerError(f"The server's answer is none: {error}. Check its models.") from None
 
 
 def _is_busy(error: grpc.aio.AioRpcError) -> bool:

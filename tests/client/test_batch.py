@@ -181,6 +181,23 @@ def test_nonsense_is_no_score(refs: list[ImageRef], nonsense: tuple[list[float],
     assert not lost
 
 
+@pytest.mark.parametrize("measures", [b"", np.full(6, np.nan, "<f4").tobytes()], ids=["none", "NaN"])
+def test_an_answer_without_measures_is_no_score(
+    refs: list[ImageRef], monkeypatch: pytest.MonkeyPatch, measures: bytes
+) -> None:
+    original = Service.ModelInfer
+
+    def spoilt(self: Service, request, context):
+        answer = original(self, request, context)
+        if request.raw_input_contents[0][4:].startswith(b"7 "):
+            answer.raw_output_contents[2] = measures
+        return answer
+
+    monkeypatch.setattr(Service, "ModelInfer", spoilt)
+    _, rows, _ = run(at_once, refs)
+    assert [row.image_id for row in rows if row.status == "failed"] == ["07.jpg"]
+
+
 def test_an_answer_to_another_request_is_no_score(
     refs: list[ImageRef], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,7 +153,7 @@ def test_a_file_that_vanishes_during_the_run(
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"), [("notes.txt", "There is no image below"), (None, "Check the path.")]
+    ("name", "sentence"), [("notes.txt", "There is no image in what was given"), (None, "Check the path.")]
 )
 def test_nothing_to_score(tmp_path: Path, score: Score, name: str | None, sentence: str) -> None:
     if name:
