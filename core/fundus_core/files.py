@@ -102,23 +102,25 @@ def walk_images(paths: Sequence[Path], base: Path, wanted: Wanted = by_suffix) -
 def _walk(
     folder: Path, folder_id: str, ancestors: frozenset[tuple[int, int]], wanted: Wanted
 ) -> Iterator[ImageRef]:
+    prefix = f"{folder_id}/" if folder_id else ""
     try:
         status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: sort_name(entry.name, _is_folder(entry)))
+        # Names alone, "/" behind a folder's: entries of 100,000 files would take 30 MB.
+        names = sorted(sort_name(entry.name, _is_folder(entry)) for entry in os.scandir(folder))
     except OSError:
         yield ImageRef(f"{folder_id}/", folder)
         return
     inode = (status.st_dev, status.st_ino)
     if inode in ancestors:  # a symbolic link back to a parent folder
         return
-    for entry in entries:
-        image_id = f"{folder_id}/{entry.name}" if folder_id else entry.name
-        if not wanted(image_id, _is_folder(entry)):
+    for name in names:
+        path, image_id, is_folder = folder / name, prefix + name.removesuffix("/"), name.endswith("/")
+        if not wanted(image_id, is_folder):
             continue
-        if _is_folder(entry):
-            yield from _walk(Path(entry.path), image_id, ancestors | {inode}, wanted)
+        if is_folder:
+            yield from _walk(path, image_id, ancestors | {inode}, wanted)
         else:
-            yield ImageRef(image_id, Path(entry.path))
+            yield ImageRef(image_id, path)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

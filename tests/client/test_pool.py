@@ -159,6 +159,9 @@ def test_a_suspect_is_sent_alone() -> None:
     def behave(service: Service, number: int, context: grpc.ServicerContext) -> None:
         time.sleep(0.02)
         if number == 3:
+            deadline_s = time.monotonic() + 5
+            while len(beside) < TOGETHER and service.in_flight < 2 and time.monotonic() < deadline_s:
+                time.sleep(0.001)
             beside.append(service.in_flight - 1)
             context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
