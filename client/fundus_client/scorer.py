@@ -225,10 +225,12 @@ def _is_broken(error: grpc.aio.AioRpcError) -> bool:
     return dead_stub or error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
-def _translated(error: grpc.aio.AioRpcError, timeout_s: float) -> ImageError | ServerError:
+def _translated(error: grpc.aio.AioRpcError, timeout_s: float) -> ImageError | BundleError | ServerError:
     code, details = error.code(), error.details() or ""
     if code == grpc.StatusCode.INVALID_ARGUMENT and (found := _REASON.search(details)):
         return ImageError(cast(ImageReason, found[1]), found[2])
+    if code == grpc.StatusCode.NOT_FOUND:  # two deployments later
+        return BundleError("The server no longer serves the bundle of this run.")
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return ServerUnreachableError(f"No answer within {timeout_s:g} s.")
     if _is_busy(error):

@@ -196,6 +196,15 @@ def test_a_server_that_serves_something_else_in_the_middle_is_noticed_at_its_fir
     assert f"answers with the bundle {OTHER.digest[:12]}, not {SPEC.digest[:12]}" in str(answers[0])
 
 
+def test_a_bundle_that_was_taken_away_ends_the_run_instead_of_failing_every_image() -> None:
+    def unknown(service: Service, number: int, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'fundus_ensemble_1a2b3c4d'")
+
+    with Service(unknown) as service:
+        answers = use([service], lambda pool: ask(pool, range(5)))
+    assert {type(answer) for answer in answers} == {BundleError}
+
+
 def test_a_full_queue_is_waited_for_and_narrows_the_window() -> None:
     refused: set[int] = set()
 
