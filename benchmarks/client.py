@@ -5,7 +5,8 @@
 - stub: `fundus-client score` on files of 100 kB that a service without a model answers, in a process of its
   own on the same cores; beside it, in turn, what a part costs: reading and hashing the files, and sending as
   many bytes from memory with nothing around it, and next to none (what shared memory could gain at most);
-- memory: the client's largest memory with 1,000 and with 100,000 small files, answered by the same service;
+- memory: the client's largest memory with 1,000 and with 100,000 small files, in folders of 1,000 and all in
+  one, answered by the same service;
 - load: the command on files against requests that keep the same embedded server busy from memory, in turn;
 - soak: phantoms through the embedded server for `--seconds`, with the memory of client and server over time.
 
@@ -40,7 +41,7 @@ from fundus_core.phantoms import write_samples
 RESULTS = Path(__file__).parent / "results" / "client.json"
 PROGRAM = Path(sys.executable).with_name("fundus-client")
 FILE_BYTES, N_STUB_FILES = 100_000, 3000
-N_SMALL = (1000, 100_000)
+SMALL = ((1, 1000), (100, 1000), (1, 100_000))  # folders, and files in each
 N_LOAD = 96
 IN_FLIGHT = 64
 GOALS = {"stub_images_per_s": 5000, "rss_ratio": 1.1, "rss_mb": 300, "load_ratio": 0.95}
@@ -84,14 +85,19 @@ def stub(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def memory(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the client's largest memory with few and with many files, in MB."""
+    """Return the client's largest memory with few and with many files, in folders and in one, in MB."""
     with tempfile.TemporaryDirectory() as name, stub_service() as address:
-        largest = {}
-        for n_files in N_SMALL:
-            write_files(Path(name) / str(n_files), n_files, 200)
-            largest[n_files] = command(Path(name) / str(n_files), address)["max_rss_mb"]
-    few, many = largest.values()
-    return {"max_rss_mb": largest, "ratio": many / few, "goals": [GOALS["rss_ratio"], GOALS["rss_mb"]]}
+        largest = []
+        for n_folders, n_files in SMALL:
+            place = Path(name) / f"{n_folders} of {n_files}"
+            place.mkdir()
+            for number in range(n_folders):
+                write_files(place / f"{number:03}", n_files, 200)
+            largest.append(command(place, address)["max_rss_mb"])
+    few, many, flat = largest
+    found = {"1,000 files": few, "100,000 files, 1,000 a folder": many, "100,000 files in one folder": flat}
+    ratios = {"1,000 a folder": many / few, "one folder": flat / few}
+    return {"max_rss_mb": found, "ratios": ratios, "goals": [GOALS["rss_ratio"], GOALS["rss_mb"]]}
 
 
 def load(arguments: argparse.Namespace) -> dict[str, Any]:
