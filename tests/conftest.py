@@ -1,8 +1,11 @@
 """Fixtures: phantoms, a tiny ensemble made by the real commands, and the real photographs where they are."""
 
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,17 @@ def succeed(name: str, *arguments: object) -> str:
     done = command(name, *arguments)
     assert done.returncode == 0, f"{done.args}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+@contextmanager
+def files_up_to(n_bytes: int) -> Iterator[None]:
+    """No file can grow beyond: what a full disk answers, to whoever runs the tests."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def bare_spec(n_folds: int) -> EnsembleSpec:

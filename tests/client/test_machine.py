@@ -3,17 +3,14 @@
 import math
 import os
 import platform
-import resource
 import shutil
 import tempfile
 from collections import namedtuple
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
-from tests.conftest import bare_spec
+from tests.conftest import bare_spec, files_up_to
 
 from fundus_client import embedded
 from fundus_client.checkup import machine
@@ -196,20 +193,9 @@ def test_a_server_on_a_file_system_without_execution_is_a_problem(monkeypatch: p
     assert "noexec" in found.next_step
 
 
-@contextmanager
-def largest_file(n_bytes: int) -> Iterator[None]:
-    """No file can grow beyond: what a full disk answers, to whoever runs the tests."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_temporary_folder_without_room_is_a_problem() -> None:
     assert machine.temporary_folder().level == "ok"
-    with largest_file(1000):
+    with files_up_to(1000):
         found = machine.temporary_folder()
     assert (found.level, found.what) == ("problem", "Temporary files cannot be written: File too large.")
 
@@ -231,7 +217,7 @@ def test_the_outputs_place_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_at_the_outputs_place_is_a_problem(tmp_path: Path) -> None:
-    with largest_file(1000):
+    with files_up_to(1000):
         found = machine.output_place(tmp_path / "scores.csv")
     assert found.level == "problem"
     assert "cannot be written: disk I/O error." in found.what or "disk is full" in found.what

@@ -1,5 +1,4 @@
 import os
-import resource
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from tests.conftest import files_up_to
 
 from fundus_client import sinks
 from fundus_client.sinks import check_output, table_writer
@@ -155,17 +155,13 @@ def test_an_interrupted_table_leaves_the_old_one_and_no_rest(suffix: str, tmp_pa
 def test_a_full_disk_leaves_the_old_table_and_says_why(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"scores{suffix}"
     path.write_text("the old one")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # SIGXFSZ is ignored by Python
-    try:
-        with (
-            pytest.raises(OSError, match="File too large") as caught,
-            table_writer(path, ONE_LABEL) as append,
-        ):
-            for number in range(30_000):
-                append(scored(f"{number}" + os.urandom(8).hex(), 0.5, (0.5, 0.5)))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        files_up_to(200_000),
+        pytest.raises(OSError, match="File too large") as caught,
+        table_writer(path, ONE_LABEL) as append,
+    ):
+        for number in range(30_000):
+            append(scored(f"{number}" + os.urandom(8).hex(), 0.5, (0.5, 0.5)))
     assert caught.value.strerror
     assert path.read_text() == "the old one"
     assert list(tmp_path.iterdir()) == [path]

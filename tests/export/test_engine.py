@@ -1,6 +1,5 @@
 """The real builder of TensorRT-RTX, on the CPU. That a plan answers rightly takes a GPU to see: untested."""
 
-import resource
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import files_up_to
 from tests.export.conftest import BATCHES, HALVED, LITE, PROFILE, REPORT, SHAPE, Exported
 
 from fundus_core.errors import UsageError
@@ -145,14 +145,11 @@ def test_a_forgotten_builder_does_not_block_the_next_one(tiny: Path, tmp_path: P
 
 
 def test_a_plan_that_fills_the_disk_leaves_the_older_one(tmp_path: Path) -> None:
-    plan, limits = tmp_path / "model.plan", resource.getrlimit(resource.RLIMIT_FSIZE)
+    plan = tmp_path / "model.plan"
     plan.write_bytes(b"an older plan")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        with pytest.raises(UsageError, match=r"model.plan' cannot be written \(File too large\)"):
-            write_whole(plan, bytes(8192))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refused = pytest.raises(UsageError, match=r"model.plan' cannot be written \(File too large\)")
+    with files_up_to(4096), refused:
+        write_whole(plan, bytes(8192))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an older plan"]
 
 

@@ -1,10 +1,8 @@
 """What a user, or a machine, can get wrong: a sentence with the next step, an exit code, and nothing lost."""
 
 import os
-import resource
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -13,6 +11,7 @@ import pytest
 import torch
 from click.testing import Result
 from safetensors.torch import save_file
+from tests.conftest import files_up_to
 from tests.train.test_fit import contents, fit, recipe_file, rows, timeless
 
 from fundus_core.errors import FundusError, UsageError
@@ -220,17 +219,6 @@ def test_an_interrupted_run_says_how_to_go_on_and_does_so(
     assert attempt().exit_code == 0
     assert timeless(tmp_path / "run") == timeless(undisturbed)
     assert len(rows(tmp_path / "run" / "epochs.csv")) == 4
-
-
-@contextmanager
-def files_up_to(n_bytes: int) -> Iterator[None]:
-    """Let the system refuse to write larger files: another full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(
