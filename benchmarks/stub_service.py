@@ -26,7 +26,7 @@ from fundus_core.ensemble import (
     Normalise,
 )
 from fundus_core.preprocess import PreprocessSpec
-from fundus_core.quality import N_MEASURES
+from fundus_core.quality import MEASURES
 
 SPEC = EnsembleSpec(
     name="no model",
@@ -62,7 +62,7 @@ def answer_all() -> bytes:
     """Return the one answer, without the id."""
     digest = SPEC.digest.encode()
     halves = [np.full(n, 0.5, "<f4").tobytes() for n in (1, len(SPEC.folds))]
-    measures = np.full(N_MEASURES, 1000, "<f4").tobytes()
+    measures = np.full(len(MEASURES), 1000, "<f4").tobytes()
     answer = service_pb2.ModelInferResponse(
         outputs=[service_pb2.ModelInferResponse.InferOutputTensor(name=name) for name in OUTPUTS],
         raw_output_contents=[*halves, measures, struct.pack("<I", len(digest)) + digest],

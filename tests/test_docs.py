@@ -15,7 +15,7 @@ from tests.conftest import bare_spec
 from fundus_client import batch, member, pool, window
 from fundus_client.checkup.consultation import EXPIRES_SOON
 from fundus_client.cli import main
-from fundus_client.run import RunSummary, run_record
+from fundus_client.run import Findings, RunSummary, run_record
 from fundus_core.errors import (
     EXIT_SOME_FAILED,
     IMAGE_REASONS,
@@ -26,6 +26,7 @@ from fundus_core.errors import (
 )
 from fundus_core.images import DEFAULT_LIMITS
 from fundus_core.quality import LIMITS, Quality, ungradable
+from fundus_eval.cli import main as fundus_eval
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIENT = ROOT / "docs" / "client.md"
@@ -49,16 +50,23 @@ def first_column(text: str, table: int = 0) -> list[str]:
     return [cell.strip("` ") for row in tables[table] for cell in row.split("|")[1].split(",")]
 
 
-def help_of(name: str) -> str:
-    done = CliRunner().invoke(main, [name, "--help"], prog_name="fundus-client", terminal_width=WIDTH)
-    return f"### {name}\n```console\n$ fundus-client {name} --help\n{done.output}```\n"
+def help_of(group: click.Group, program: str, name: str) -> str:
+    done = CliRunner().invoke(group, [name, "--help"], prog_name=program, terminal_width=WIDTH)
+    return f"### {name}\n```console\n$ {program} {name} --help\n{done.output}```\n"
 
 
-def test_every_help_text_is_in_the_documents(request: pytest.FixtureRequest) -> None:
-    text = CLIENT.read_text()
-    fresh = HELP.sub(lambda _: "\n".join(map(help_of, main.commands)), text)
+@pytest.mark.parametrize(
+    ("document", "group", "program"),
+    [("client.md", main, "fundus-client"), ("evaluation.md", fundus_eval, "fundus-eval")],
+)
+def test_every_help_text_is_in_the_documents(
+    document: str, group: click.Group, program: str, request: pytest.FixtureRequest
+) -> None:
+    path = ROOT / "docs" / document
+    text = path.read_text()
+    fresh = HELP.sub(lambda _: "\n".join(help_of(group, program, name) for name in group.commands), text)
     if request.config.getoption("--refresh-docs"):
-        CLIENT.write_text(fresh)
+        path.write_text(fresh)
         return
     assert text == fresh, REFRESH
 
@@ -81,7 +89,7 @@ def test_every_exit_code_is_explained() -> None:
 
 def test_every_key_of_run_json_is_explained() -> None:
     summary = RunSummary(1, 1, 0, 0, {}, 1.0)
-    record = run_record({}, bare_spec(1), summary, None)
+    record = run_record({}, bare_spec(1), summary, Findings((), None))
     assert first_column(section("run.json")) == list(record)
     for name in (*record["counts"], *record["bundle"]):
         assert f"`{name}`" in section("run.json")

@@ -18,7 +18,7 @@ from fundus_core.serving import Serving
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = (
     *("torch", "torchvision", "timm", "lightning", "onnx", "onnxruntime", "sklearn", "pytriton"),
-    *("fsspec", "s3fs", "botocore", "pyarrow", "ray", "pandas", "prometheus_client"),
+    *("fsspec", "s3fs", "botocore", "pyarrow", "ray", "pandas", "prometheus_client", "matplotlib", "jinja2"),
 )
 PACKAGES = {"fundus_core", "fundus_train", "fundus_export", "fundus_client", "fundus_eval"}
 

@@ -24,7 +24,6 @@ from fundus_core.errors import (
 )
 from fundus_core.images import DEFAULT_LIMITS
 from fundus_core.metadata import without_metadata
-from fundus_core.quality import ungradable
 from fundus_core.rows import ScoreRow
 
 READERS = 4
@@ -121,7 +120,7 @@ class Batch:
         except ServerError as error:
             return _failed(ref, sha256, "server_error", error)
         numbers = (found.probability, found.fold_probability)
-        return ScoreRow(ref.image_id, sha256, "scored", "", *numbers, ungradable(found.quality))
+        return ScoreRow(ref.image_id, sha256, "scored", "", *numbers, found.quality)
 
     async def _asked_once(self, data: bytes, sha256: str) -> Prediction:
         """Return the servers' answer; files with the same content that are under way share one request."""

@@ -22,29 +22,30 @@ import numpy as np
 from fundus_client.sources import Ref
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import BundleError, FundusError, UsageError
+from fundus_core.quality import Quality
 from fundus_core.rows import ScoreRow
 
 COMMIT_S = 1.0
 _CHUNK = 1000
-_SCHEMA = """
-PRAGMA locking_mode = EXCLUSIVE;
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = FULL;
+_VERSION = 2
+_MODE = "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
+_FORGET = "DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS answers; DROP TABLE IF EXISTS bundle; VACUUM;"
+_SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS bundle (digest TEXT PRIMARY KEY, title TEXT);
 CREATE TABLE IF NOT EXISTS files (
     image_id BLOB PRIMARY KEY, stamp BLOB, sha256 TEXT, reason TEXT
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS answers (
-    sha256 TEXT PRIMARY KEY, reason TEXT, ungradable TEXT, probability BLOB
+    sha256 TEXT PRIMARY KEY, reason TEXT, quality BLOB, probability BLOB
 ) WITHOUT ROWID;
 DROP TABLE IF EXISTS found;
 CREATE TABLE found (image_id BLOB PRIMARY KEY) WITHOUT ROWID;
-PRAGMA user_version = 1;
+PRAGMA user_version = {_VERSION};
 COMMIT;
 """
 _ROWS = """
-SELECT found.image_id, files.sha256, coalesce(files.reason, answers.reason), ungradable, probability
+SELECT found.image_id, files.sha256, coalesce(files.reason, answers.reason), quality, probability
 FROM found LEFT JOIN files USING (image_id) LEFT JOIN answers USING (sha256) ORDER BY found.image_id
 """
 
@@ -114,7 +115,7 @@ class Journal:
         """Return the row of an earlier file with this content, if there was one."""
         if sha256 in self._answers:
             return self._answers[sha256]
-        query = "SELECT '', sha256, reason, ungradable, probability FROM answers WHERE sha256 = ?"
+        query = "SELECT '', sha256, reason, quality, probability FROM answers WHERE sha256 = ?"
         found = self._database.execute(query, (sha256,)).fetchone()
         return self._row(*found) if found else None
 
@@ -132,7 +133,7 @@ class Journal:
             FundusError: the disk is full or fails; what was committed before is kept.
         """
         answers = [
-            (sha256, row.reason, row.ungradable, _packed(row)) for sha256, row in self._answers.items()
+            (sha256, row.reason, _measured(row), _packed(row)) for sha256, row in self._answers.items()
         ]
         with self._explained():
             self._database.execute("BEGIN")
@@ -159,19 +160,20 @@ class Journal:
 
     def rows(self) -> Iterator[ScoreRow | str]:
         """Yield the row of every input in the order of their ids; the bare id where there is none yet."""
-        for image_id, sha256, reason, ungradable, probability in self._database.execute(_ROWS):
+        for image_id, sha256, reason, quality, probability in self._database.execute(_ROWS):
             name = os.fsdecode(image_id)
             known = reason is not None
-            yield self._row(name, sha256, reason, ungradable, probability) if known else name
+            yield self._row(name, sha256, reason, quality, probability) if known else name
 
     def _row(
-        self, image_id: str, sha256: str | None, reason: str, ungradable: str | None, packed: bytes | None
+        self, image_id: str, sha256: str | None, reason: str, measured: bytes | None, packed: bytes | None
     ) -> ScoreRow:
         if reason:
             return ScoreRow(image_id, sha256 or "", "failed", reason, None, None)
         mean, *folds = np.frombuffer(packed or b"", "<f4").reshape(-1, self._n_labels).tolist()
         probability, fold_probability = tuple(mean), tuple(map(tuple, folds))
-        return ScoreRow(image_id, sha256 or "", "scored", "", probability, fold_probability, ungradable or "")
+        quality = Quality.from_vector(np.frombuffer(measured, "<f4")) if measured else None
+        return ScoreRow(image_id, sha256 or "", "scored", "", probability, fold_probability, quality)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -192,15 +194,17 @@ def open_journal(path: Path, *, fresh: bool) -> Iterator[Journal]:
     """Open the journal at `path`, or begin one; `fresh` forgets what an earlier run left there.
 
     Raises:
-        FundusError: another run has it open, it is damaged, or the disk is full.
+        FundusError: another run has it open, another version began it, it is damaged, or the disk is full.
     """
     with sqlite_explained(path):
         database = sqlite3.connect(path, timeout=1, isolation_level=None)
     try:
         with sqlite_explained(path):
+            database.executescript(_MODE + (_FORGET if fresh else ""))
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if not fresh and version not in (0, _VERSION):
+                raise UsageError(f"Another version of fundus-client began '{path}'. Start over with --fresh.")
             database.executescript(_SCHEMA)
-            if fresh:
-                database.executescript("DELETE FROM files; DELETE FROM answers; DELETE FROM bundle; VACUUM;")
         yield Journal(path, database)
     finally:
         database.close()
@@ -222,6 +226,10 @@ def _explanation(path: Path, error: sqlite3.DatabaseError) -> FundusError:
         return FundusError(f"'{path}' is no journal, or damaged. Remove it and run again.")
     hint = "Mend that and run the command again: what was committed is kept."
     return FundusError(f"'{path}' cannot be written: {error}. {hint}")
+
+
+def _measured(row: ScoreRow) -> bytes | None:
+    return row.quality.vector.astype("<f4").tobytes() if row.quality else None
 
 
 def _packed(row: ScoreRow) -> bytes | None:

@@ -20,11 +20,15 @@ from fundus_client.pool import Pool, open_pool
 from fundus_client.servers import Servers, scoring_servers
 from fundus_client.sinks import table_writer
 from fundus_client.sources import Source
+from fundus_core.calibrator import Calibrator
 from fundus_core.ensemble import EnsembleSpec
-from fundus_core.errors import FundusError
+from fundus_core.errors import FundusError, UsageError
+from fundus_core.reading import read_scores
 from fundus_core.rows import ScoreFormat, ScoreRow
-from fundus_core.tables import LabelTable, join, read_scores
+from fundus_core.tables import LabelTable, join
 from fundus_eval.evaluation import Evaluation, evaluate
+from fundus_eval.shift import shifts
+from fundus_eval.study import Shift
 
 _GONE = "vanished: The file was listed but is gone."
 _NOT_SENT = "server_unreachable: Not scored: no server was ready any more. Run the command again."
@@ -142,10 +146,15 @@ async def _score_missing(pool: Pool, job: Job) -> None:
             task.result()
 
 
-def write_table(journal: Journal, output: Path, end: End) -> Counter[str]:
-    """Write the row of every input and count the outcomes: reason codes, "scored" and "ungradable"."""
+def write_table(journal: Journal, output: Path, end: End, *, calibrated: bool) -> Counter[str]:
+    """Write the row of every input and count the outcomes: reason codes, "scored" and "ungradable".
+
+    Raises:
+        UsageError: calibrated probabilities were asked for, and the bundle has no calibrator.
+    """
     outcomes, spec = Counter[str](), end.spec
-    form = ScoreFormat(spec.labels, spec.thresholds, len(spec.folds), spec.digest)
+    calibrators = calibrators_of(spec) if calibrated else ()
+    form = ScoreFormat(spec.labels, spec.thresholds, len(spec.folds), spec.digest, calibrators)
     missing = _NOT_SENT if end.lost else _GONE
     with table_writer(output, form) as write:
         for row in journal.rows():
@@ -173,13 +182,35 @@ def summarise(outcomes: Counter[str], found: Found, wall_s: float) -> RunSummary
     return summary
 
 
-def evaluate_output(output: Path, labels: LabelTable, spec: EnsembleSpec) -> Evaluation:
-    """Evaluate the table as it was written, at the bundle's own thresholds.
+def calibrators_of(spec: EnsembleSpec) -> tuple[Calibrator, ...]:
+    """Return the bundle's calibrators.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if not spec.calibrators:
+        hint = "Leave --calibrated out, or export the ensemble again."
+        raise UsageError(f"{spec.title} holds no calibrator. {hint}")
+    return spec.calibrators
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the table says as a whole: how its images differ from the training's, and how right it is."""
+
+    shift: tuple[Shift, ...]
+    evaluation: Evaluation | None  # None without labels
+
+
+def judge_output(output: Path, labels: LabelTable | None, spec: EnsembleSpec) -> Findings:
+    """Judge the table as it was written, at the bundle's own thresholds.
 
     Raises:
         LabelsError: no image_id of the labels is among the scores.
     """
-    return evaluate(join(read_scores(output), labels), spec.thresholds)
+    table = read_scores(output)
+    evaluation = evaluate(join(table, labels), spec.thresholds) if labels else None
+    return Findings(shifts(spec.training, table, spec.labels), evaluation)
 
 
 def run_json_path(output: Path) -> Path:
@@ -188,9 +219,9 @@ def run_json_path(output: Path) -> Path:
 
 
 def run_record(
-    arguments: dict[str, Any], spec: EnsembleSpec, summary: RunSummary, evaluation: Evaluation | None
+    arguments: dict[str, Any], spec: EnsembleSpec, summary: RunSummary, findings: Findings
 ) -> dict[str, Any]:
-    """Return how a table was made: arguments, versions, bundle, counts, speed, and the evaluation."""
+    """Return how a table was made: arguments, versions, bundle, counts, speed, and what it says."""
     names = ("fundus-triton", "numpy", "grpcio", "tritonclient")
     return {
         "command": "fundus-client score",
@@ -200,8 +231,10 @@ def run_record(
         "thresholds": dict(zip(spec.labels, spec.thresholds, strict=True)),
         "counts": asdict(summary) | {"n_failed": summary.n_failed},
         "images_per_s": summary.images_per_s,
-        "evaluation": evaluation and evaluation.to_json(),
+        "shift": [asdict(each) for each in findings.shift],
+        "evaluation": findings.evaluation and findings.evaluation.to_json(),
         "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
+        "manifest": json.loads(spec.to_json()),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fundus_core.errors import MissingExtraError, UsageError
 from fundus_core.files import whole_file
+from fundus_core.quality import MEASURES
 from fundus_core.rows import ScoreFormat, ScoreRow, score_writer
 from fundus_core.sheet import escaped
 
@@ -80,7 +81,7 @@ def _type(arrow: Any, column: str) -> Any:
         return arrow.dictionary(arrow.int8(), arrow.string())
     if kind == "decision":
         return arrow.int8()
-    is_number = kind in ("probability", "spread") or kind.startswith("fold_")
+    is_number = kind in ("probability", "spread", "calibrated", *MEASURES) or kind.startswith("fold_")
     return arrow.float32() if is_number else arrow.string()
 
 

@@ -17,9 +17,7 @@ import numpy as np
 
 from fundus_core.ensemble import BUNDLE, DIGEST_PARAMETER, IMAGE, PIXELS, QUALITY
 from fundus_core.errors import BundleError, ImageError
-from fundus_core.images import decode
-from fundus_core.preprocess import MARGIN_REMOVED, Pixels, PreprocessSpec, preprocess_steps
-from fundus_core.quality import Quality, measure
+from fundus_core.preprocess import PreprocessSpec, see
 from fundus_core.schema import build
 
 CORES = len(os.sched_getaffinity(0))
@@ -52,7 +50,7 @@ class PreprocessModel:
 
         images = pb_utils.get_input_tensor_by_name(request, IMAGE).as_numpy()  # (B, 1) of bytes
         try:
-            seen = [self._see(data) for data in images.reshape(-1)]
+            seen = [see(data, self._spec) for data in images.reshape(-1)]
         except ImageError as error:
             message = f"{error.reason}: {error}"
             return pb_utils.InferenceResponse(
@@ -64,10 +62,6 @@ class PreprocessModel:
             BUNDLE: np.full(images.shape, self._bundle, object),
         }
         return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in outputs.items()])
-
-    def _see(self, data: bytes) -> tuple[Pixels, Quality]:
-        pictures = dict(preprocess_steps(decode(data), self._spec))
-        return list(pictures.values())[-1], measure(pictures[MARGIN_REMOVED])
 
     def finalize(self) -> None:
         """End the threads."""

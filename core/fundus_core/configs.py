@@ -32,7 +32,7 @@ from fundus_core.ensemble import (
     EnsembleSpec,
     fold_model,
 )
-from fundus_core.quality import N_MEASURES
+from fundus_core.quality import MEASURES
 from fundus_core.serving import Serving
 
 CONFIG = "config.pbtxt"
@@ -113,7 +113,7 @@ def _tensors(config: triton.ModelConfig, spec: EnsembleSpec, inputs: list[str], 
         IMAGE: (triton.TYPE_STRING, [1]),
         PIXELS: (triton.TYPE_UINT8, [size, size, 3]),
         FOLD_PROBABILITY: (triton.TYPE_FP32, [len(spec.folds), n_labels]),
-        QUALITY: (triton.TYPE_FP32, [N_MEASURES]),
+        QUALITY: (triton.TYPE_FP32, [len(MEASURES)]),
         BUNDLE: (triton.TYPE_STRING, [1]),
     }
     for names, tensors in ((inputs, config.input), (outputs, config.output)):

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fundus_core.calibrator import Calibrator
 from fundus_core.errors import BundleError
 from fundus_core.preprocess import PreprocessSpec
 from fundus_core.schema import build
@@ -54,6 +55,33 @@ class Fold:
     oof_auc: tuple[float | None, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """A rule and the thresholds (K,) that it gave on the out-of-fold scores."""
+
+    rule: str  # "youden", "sensitivity 0.9", "specificity 0.95"
+    thresholds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How a measure was distributed over the photographs of the training.
+
+    Args:
+        measure: "score:" and a label for the out-of-fold scores, or a field of `fundus_core.quality.Quality`.
+        n: how many photographs.
+        median: of the measure.
+        edges: inner edges between bins, increasing; a value on an edge is in the bin above.
+        shares: of the photographs in each bin, one more than there are edges.
+    """
+
+    measure: str
+    n: int
+    median: float
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class EnsembleSpec:
     """Everything that decides a score. Two servers with the same `digest` give the same answers.
@@ -61,6 +89,9 @@ class EnsembleSpec:
     Args:
         labels: K output names.
         thresholds: K operating points on the averaged probability, fixed from out-of-fold scores.
+        cut_offs: what other rules gave on the same scores; the one that was chosen is among them.
+        calibrators: K maps to calibrated probabilities, or none.
+        training: what the photographs of the training were like, to tell new ones that differ.
         precision: what the folds compute in.
         files: SHA-256 (hex) of every file of the repository that is not rendered from this spec, by its
             path: weights, golden images and their answers.
@@ -75,6 +106,9 @@ class EnsembleSpec:
     views: tuple[str, ...]
     folds: tuple[Fold, ...]
     thresholds: tuple[float, ...]
+    cut_offs: tuple[CutOff, ...] = ()
+    calibrators: tuple[Calibrator, ...] = ()
+    training: tuple[Distribution, ...] = ()
     precision: Precision = "fp32"
     files: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -85,6 +119,9 @@ class EnsembleSpec:
             raise BundleError(
                 f"{len(self.labels)} labels need as many thresholds, got {len(self.thresholds)}."
             )
+        wrong = [each.rule for each in self.cut_offs if len(each.thresholds) != len(self.labels)]
+        if wrong or len(self.calibrators) not in (0, len(self.labels)):
+            raise BundleError(f"Each label needs its own calibrator and cut-off ({', '.join(wrong)}).")
         if [fold.index for fold in self.folds] != list(range(len(self.folds))) or not self.folds:
             raise BundleError(f"Folds must be numbered from 0, got {[fold.index for fold in self.folds]}.")
 

@@ -13,6 +13,7 @@ from fundus_core.errors import RecipeError
 from fundus_core.illumination import METHODS, Illumination
 from fundus_core.images import DEFAULT_LIMITS, ImageLimits, decode
 from fundus_core.lit import brightest
+from fundus_core.quality import Quality, measure
 from fundus_core.vessels import erase_vessels
 
 Pixels = NDArray[np.uint8]
@@ -58,6 +59,12 @@ class PreprocessSpec:
 def preprocess_encoded(data: bytes, spec: PreprocessSpec, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
     """Return `preprocess(decode(data))`: encoded bytes -> (size_px, size_px, 3) uint8 RGB."""
     return preprocess(decode(data, limits), spec)
+
+
+def see(data: bytes, spec: PreprocessSpec, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[Pixels, Quality]:
+    """Return what the networks get of one encoded file, and how good a photograph it is."""
+    pictures = dict(preprocess_steps(decode(data, limits), spec))
+    return list(pictures.values())[-1], measure(pictures[MARGIN_REMOVED])
 
 
 def preprocess(pixels: Pixels, spec: PreprocessSpec) -> Pixels:

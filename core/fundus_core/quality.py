@@ -58,12 +58,12 @@ class Quality:
         Raises:
             ValueError: another number of measures, or one that is not finite.
         """
-        if vector.shape != (N_MEASURES,) or not np.isfinite(vector).all():
-            raise ValueError(f"quality: expected {N_MEASURES} finite measures, got {vector.tolist()}")
+        if vector.shape != (len(MEASURES),) or not np.isfinite(vector).all():
+            raise ValueError(f"quality: expected {len(MEASURES)} finite measures, got {vector.tolist()}")
         return cls(*vector.tolist())
 
 
-N_MEASURES = len(fields(Quality))  # Q
+MEASURES = tuple(field.name for field in fields(Quality))  # (Q,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ from typing import Literal
 
 import numpy as np
 
+from fundus_core.calibrator import Calibrator
 from fundus_core.files import whole_file
+from fundus_core.quality import MEASURES, Quality, ungradable
 from fundus_core.sheet import csv_line, float32_text
 
 
@@ -26,16 +28,21 @@ class ScoreRow:
     reason: str  # "" where scored, else "code: sentence"
     probability: tuple[float, ...] | None  # (K,)
     fold_probability: tuple[tuple[float, ...], ...] | None  # (F, K)
-    ungradable: str = ""  # "" where gradable or failed, else "code measure; code measure"
+    quality: Quality | None = None  # None where failed, or not measured
 
     def __post_init__(self) -> None:
         scored = self.status == "scored"
         has_scores = (self.probability is not None, self.fold_probability is not None)
-        if has_scores != (scored, scored) or bool(self.reason) == scored or (self.ungradable and not scored):
+        if has_scores != (scored, scored) or bool(self.reason) == scored or (self.quality and not scored):
             raise ValueError(f"{self.image_id!r}: a scored row has probabilities, a failed row has a reason")
         numbers = chain(self.probability or (), *(self.fold_probability or ()))
         if not all(0 <= number <= 1 for number in numbers):
             raise ValueError(f"{self.image_id!r}: a probability is outside 0-1 or NaN")
+
+    @property
+    def ungradable(self) -> str:
+        """Why this is no good photograph: "code measure; code measure", or "" where it is, or failed."""
+        return ungradable(self.quality) if self.quality else ""
 
     @property
     def spread(self) -> tuple[float, ...] | None:
@@ -47,31 +54,40 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class ScoreFormat:
-    """The columns of `scores.csv`. With several labels, a label's columns end in `:<label>`."""
+    """The columns of `scores.csv`. With several labels, a label's columns end in `:<label>`.
 
-    labels: tuple[str, ...]  # (K,)
-    thresholds: tuple[float, ...]  # (K,) decision is 1 from here upwards
+    Args:
+        labels: K names.
+        thresholds: (K,) the decision is 1 from here upwards, on the probability itself.
+        calibrators: (K,) what turns each probability into a calibrated one; none: there is no such column.
+    """
+
+    labels: tuple[str, ...]
+    thresholds: tuple[float, ...]
     n_folds: int
     bundle_digest: str
+    calibrators: tuple[Calibrator, ...] = ()
 
     @property
     def header(self) -> tuple[str, ...]:
         """The column names, in order."""
         folds = (f"fold_{fold}" for fold in range(self.n_folds))
-        names = ("probability", *folds, "spread", "decision")
+        names = ("probability", *folds, "spread", "decision", *(["calibrated"] if self.calibrators else []))
         suffixes = ("",) if len(self.labels) == 1 else tuple(f":{label}" for label in self.labels)
         per_label = (name + suffix for suffix in suffixes for name in names)
-        return ("image_id", "sha256", "status", "reason", "ungradable", *per_label, "bundle_digest")
+        said = ("image_id", "sha256", "status", "reason", "ungradable")
+        return (*said, *per_label, *MEASURES, "bundle_digest")
 
     def cells(self, row: ScoreRow) -> tuple[str, ...]:
         """Return the row's texts, one per column of `header`."""
         per_label = (cell for label in range(len(self.labels)) for cell in self._label_cells(row, label))
         said = (row.status, row.reason, row.ungradable)
-        return (row.image_id, row.sha256, *said, *per_label, self.bundle_digest)
+        measures = map(float32_text, row.quality.vector) if row.quality else [""] * len(MEASURES)
+        return (row.image_id, row.sha256, *said, *per_label, *measures, self.bundle_digest)
 
     def _label_cells(self, row: ScoreRow, label: int) -> tuple[str, ...]:
         if row.probability is None or row.fold_probability is None or row.spread is None:
-            return ("",) * (self.n_folds + 3)
+            return ("",) * (self.n_folds + 3 + bool(self.calibrators))
         numbers = np.array([row.probability, *row.fold_probability])
         expected = (1 + self.n_folds, len(self.labels))
         if numbers.shape != expected:
@@ -80,7 +96,8 @@ class ScoreFormat:
         folds = (float32_text(fold[label]) for fold in row.fold_probability)
         # on the number as written, so that whoever reads the table reaches the same decision
         decision = str(int(float(probability) >= self.thresholds[label]))
-        return (probability, *folds, float32_text(row.spread[label]), decision)
+        calibrated = [float32_text(self.calibrators[label](float(probability)))] if self.calibrators else []
+        return (probability, *folds, float32_text(row.spread[label]), decision, *calibrated)
 
 
 @contextmanager

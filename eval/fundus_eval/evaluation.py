@@ -5,20 +5,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fundus_core.tables import Joined
-from fundus_eval.auc import Interval, OneClassError, auc_delong
+from fundus_eval.auc import OneClassError, auc_delong, auc_or_none
+from fundus_eval.intervals import Interval
 from fundus_eval.operating import confusion
+from fundus_eval.study import Rule, Sample, Unit
+from fundus_eval.units import failed_units, sample_of
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What deciding at `threshold` gives; None where the class that it is about is absent."""
+    """What deciding at `threshold` gives; None where the class that it is about is absent.
+
+    Args:
+        sensitivity_all: with every failed file of a known label counted as a wrong decision;
+            `specificity_all` likewise. None where there is no such file.
+    """
 
     threshold: float
     sensitivity: Interval | None
     specificity: Interval | None
+    sensitivity_all: Interval | None
+    specificity_all: Interval | None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values: each interval as its value, `_low` and `_high`."""
@@ -26,6 +35,8 @@ class OperatingPoint:
             "threshold": self.threshold,
             **_interval_json("sensitivity", self.sensitivity),
             **_interval_json("specificity", self.specificity),
+            **(_interval_json("sensitivity_all", self.sensitivity_all) if self.sensitivity_all else {}),
+            **(_interval_json("specificity_all", self.specificity_all) if self.specificity_all else {}),
         }
 
 
@@ -43,23 +54,35 @@ class Gradable:
 
 @dataclass(frozen=True)
 class LabelEvaluation:
-    """How well one label is told apart, over the images that have a score and this label."""
+    """How well one label is told apart, over the units that have a score and this label.
+
+    Args:
+        n: images, eyes or patients, as `unit` says; `n_positive` of them have it.
+        n_patients: whose several rows are not counted as independent; None where all rows are.
+        auc_missing_reason: a sentence where there is no AUC.
+        fold_auc: (F,); empty where the AUC is missing or the folds are not known.
+        gradable: None where no unit is flagged.
+    """
 
     label: str
+    unit: Unit
     n: int
     n_positive: int
+    n_patients: int | None
     auc: Interval | None
     auc_missing_reason: str | None
-    fold_auc: tuple[float, ...]  # (F,); empty where the AUC is missing or the folds are not known
+    fold_auc: tuple[float, ...]
     operating_point: OperatingPoint | None
-    gradable: Gradable | None = None  # None where no image is flagged
+    gradable: Gradable | None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; the keys of operating point and gradable images are there if these are."""
         return {
             "label": self.label,
+            "unit": self.unit,
             "n": self.n,
             "n_positive": self.n_positive,
+            "n_patients": self.n_patients,
             **_interval_json("auc", self.auc),
             "auc_missing_reason": self.auc_missing_reason,
             "fold_auc": list(self.fold_auc),
@@ -99,11 +122,22 @@ class Evaluation:
         return {"auc_macro": self.auc_macro, "labels": [label.to_json() for label in self.labels]} | counts
 
 
-def evaluate(joined: Joined, thresholds: Sequence[float] | None) -> Evaluation:
-    """Evaluate each label (K,); without `thresholds` there are no operating points."""
+def evaluate(
+    joined: Joined, thresholds: Sequence[float] | None, unit: Unit = "image", rule: Rule = "mean"
+) -> Evaluation:
+    """Evaluate each label (K,); without `thresholds` there are no operating points.
+
+    Where the labels name patients, intervals allow for several rows of one patient.
+
+    Raises:
+        UsageError: the labels do not name the eyes or patients that are asked for.
+        LabelsError: they contradict each other within one of these.
+    """
     of_label = thresholds if thresholds is not None else [None] * len(joined.labels)
     return Evaluation(
-        labels=tuple(_evaluate_label(joined, label, of_label[label]) for label in range(len(joined.labels))),
+        labels=tuple(
+            _evaluate_label(joined, label, of_label[label], unit, rule) for label in range(len(joined.labels))
+        ),
         n_files=joined.n_files,
         n_scored=joined.n_scored,
         n_failed=joined.n_failed,
@@ -112,41 +146,50 @@ def evaluate(joined: Joined, thresholds: Sequence[float] | None) -> Evaluation:
     )
 
 
-def _evaluate_label(joined: Joined, label: int, threshold: float | None) -> LabelEvaluation:
-    known = joined.truth[:, label] >= 0
-    truth, score = joined.truth[known, label], joined.probability[known, label]
+def _evaluate_label(
+    joined: Joined, label: int, threshold: float | None, unit: Unit, rule: Rule
+) -> LabelEvaluation:
+    sample = sample_of(joined, label, unit, rule)
+    truth, cluster = sample.truth, sample.cluster
     try:
-        auc, reason = auc_delong(truth, score), None
-        fold_auc = tuple(auc_delong(truth, fold).value for fold in joined.fold_probability[known, :, label].T)
+        auc, reason = auc_delong(truth, sample.score, cluster=cluster), None
+        fold_auc = tuple(auc_delong(truth, fold).value for fold in sample.fold_score.T)
     except OneClassError as error:
         auc, reason, fold_auc = None, f"{joined.labels[label]}: {error}", ()
+    failed = failed_units(joined, label, unit)
     return LabelEvaluation(
         label=joined.labels[label],
+        unit=unit,
         n=len(truth),
         n_positive=int((truth == 1).sum()),
+        n_patients=None if cluster is None else len(np.unique(cluster)),
         auc=auc,
         auc_missing_reason=reason,
         fold_auc=fold_auc,
-        operating_point=None if threshold is None else _operating_point(truth, score, threshold),
-        gradable=_gradable(truth, score, joined.ungradable[known]),
+        operating_point=None if threshold is None else _operating_point(sample, threshold, failed),
+        gradable=_gradable(sample),
     )
 
 
-def _gradable(
-    truth: NDArray[np.int8], score: NDArray[np.float64], ungradable: NDArray[np.bool_]
-) -> Gradable | None:
-    if not ungradable.any():
+def _gradable(sample: Sample) -> Gradable | None:
+    good = ~sample.ungradable
+    if good.all():
         return None
-    try:
-        auc = auc_delong(truth[~ungradable], score[~ungradable])
-    except OneClassError:
-        auc = None
-    return Gradable(int(ungradable.sum()), auc)
+    cluster = None if sample.cluster is None else sample.cluster[good]
+    auc = auc_or_none(sample.truth[good], sample.score[good], cluster)
+    return Gradable(int(sample.ungradable.sum()), auc)
 
 
-def _operating_point(truth: NDArray[np.int8], score: NDArray[np.float64], threshold: float) -> OperatingPoint:
-    counts = confusion(truth, score, threshold)
-    return OperatingPoint(threshold, counts.sensitivity, counts.specificity)
+def _operating_point(sample: Sample, threshold: float, failed: tuple[int, int]) -> OperatingPoint:
+    counts = confusion(sample.truth, sample.score, threshold, sample.cluster)
+    every = counts.with_failures(*failed)
+    return OperatingPoint(
+        threshold,
+        counts.sensitivity,
+        counts.specificity,
+        every.sensitivity if failed[0] else None,
+        every.specificity if failed[1] else None,
+    )
 
 
 def _interval_json(name: str, interval: Interval | None) -> dict[str, float | None]:

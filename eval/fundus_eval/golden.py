@@ -17,8 +17,9 @@ from fundus_core.ensemble import ENSEMBLE_MODEL, EnsembleSpec
 from fundus_core.errors import BundleError, UsageError
 from fundus_core.files import find_images
 from fundus_core.phantoms import LABELS_FILE, write_samples
+from fundus_core.reading import read_labels, read_scores
 from fundus_core.rows import ScoreFormat, ScoreRow, score_writer
-from fundus_core.tables import UNLABELLED, LabelTable, read_labels, read_scores
+from fundus_core.tables import UNLABELLED, LabelTable
 from fundus_eval.parity import Answers
 
 GOLDEN = f"{ENSEMBLE_MODEL}/golden"  # tritonserver takes every folder of the root for a model

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.ensemble import EnsembleSpec, Precision
-from fundus_eval.auc import Interval, OneClassError, auc_difference
+from fundus_eval.auc import OneClassError, delong_test
+from fundus_eval.intervals import Interval
 
 Scores = NDArray[np.floating[Any]]
 
@@ -138,6 +139,6 @@ def _auc_changes(truth: NDArray[np.int8], pytorch: Scores, found: Scores) -> Ite
     for label in range(truth.shape[1]):
         known = (truth[:, label] >= 0) & ~np.isnan(found[:, label])
         try:
-            yield auc_difference(truth[known, label], pytorch[known, label], found[known, label])
+            yield delong_test(truth[known, label], pytorch[known, label], found[known, label]).difference
         except OneClassError:
             yield None

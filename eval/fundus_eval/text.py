@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from fundus_eval.evaluation import Evaluation, LabelEvaluation
+from fundus_eval.intervals import Interval
 
 
 def evaluation_lines(evaluation: Evaluation) -> Iterator[str]:
@@ -18,13 +19,21 @@ def evaluation_lines(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _label_pairs(label: LabelEvaluation) -> Iterator[tuple[str, str]]:
-    yield label.label, f"{label.n} images, {label.n_positive} positive"
+    patients = f" of {label.n_patients} patients" if label.n_patients else ""
+    yield label.label, f"{label.n} {label.unit}s{patients}, {label.n_positive} positive"
     yield "  AUC", str(label.auc or label.auc_missing_reason)
     if label.fold_auc:
         yield "  folds", " ".join(f"{value:.3f}" for value in label.fold_auc)
-    if label.operating_point:
-        yield "  sensitivity", str(label.operating_point.sensitivity or "no positive image")
-        yield "  specificity", str(label.operating_point.specificity or "no negative image")
+    if point := label.operating_point:
+        yield "  threshold", f"{point.threshold:.4g}"
+        yield "  sensitivity", _both_ways(point.sensitivity, point.sensitivity_all, "positive")
+        yield "  specificity", _both_ways(point.specificity, point.specificity_all, "negative")
     if label.gradable:
         auc, n = label.gradable.auc or "one class only", label.gradable.n_ungradable
         yield "  gradable", f"{auc} without {n} ungradable"
+
+
+def _both_ways(scored: Interval | None, every: Interval | None, kind: str) -> str:
+    """Write a share of the scored images, and that with failed ones as wrong decisions."""
+    beside = f"; {every} with failed files as wrong" if every else ""
+    return f"{scored or f'no {kind} image'}{beside}"

@@ -12,7 +12,8 @@ from fundus_core.errors import FundusError, ImageError
 from fundus_core.files import find_images, read_encoded
 from fundus_core.images import DEFAULT_LIMITS
 from fundus_core.preprocess import Pixels, preprocess_encoded
-from fundus_core.tables import LabelTable, read_scores
+from fundus_core.reading import read_scores
+from fundus_core.tables import LabelTable
 from fundus_eval.golden import GOLDEN, nothing_known, phantom_labels
 from fundus_eval.parity import Answers
 from fundus_train.finished import finished_cases

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,14 +13,14 @@ from fundus_core.ensemble import (
     MODEL_ONNX,
     PROBABILITY,
     EnsembleSpec,
-    Precision,
     fold_model,
     write_manifest,
 )
 from fundus_core.errors import UsageError
+from fundus_core.reading import read_labels
 from fundus_core.repository import digests, write_rendered
 from fundus_core.serving import Serving
-from fundus_core.tables import LabelTable, read_labels
+from fundus_core.tables import LabelTable
 from fundus_eval.golden import draw_phantoms, write_answers
 from fundus_eval.parity import Parity
 from fundus_export.graph import FoldAverage
@@ -28,7 +28,7 @@ from fundus_export.onnx import save, traced
 from fundus_export.pictures import calibration_pixels, golden_pictures, held_out, own_pictures
 from fundus_export.precision import fold_graph
 from fundus_export.runtime import pytorch_answers
-from fundus_export.trained import Trained, ensemble_spec, load_run
+from fundus_export.trained import Trained, Wanted, ensemble_spec, load_run
 from fundus_export.verify import N_AGAIN, N_JUDGED, demand, verify
 
 N_CALIBRATION = 48
@@ -36,21 +36,10 @@ N_CALIBRATION = 48
 Report = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What to make of a run. `images`: a folder whose answers become golden too, with `labels` if known."""
-
-    version: str = "1"
-    precision: Precision = "fp32"
-    images: Path | None = None
-    labels: Path | None = None
-
-
 def export_repository(run: Path, out: Path, wanted: Wanted, report: Report) -> EnsembleSpec:
     """Write the model repository of the finished `run` to `out`, whole or not at all.
 
-    Thresholds are Youden's on the out-of-fold scores: fixed before anything is tested. `report` is told what
-    is going on, one line at a time.
+    `report` is told what is going on, one line at a time.
 
     Raises:
         BundleError: the run is not finished, or its folds do not belong together.
@@ -72,7 +61,7 @@ def export_repository(run: Path, out: Path, wanted: Wanted, report: Report) -> E
 
 
 def _write(trained: Trained, out: Path, wanted: Wanted, report: Report) -> EnsembleSpec:
-    spec = ensemble_spec(trained, wanted.version, wanted.precision)
+    spec = ensemble_spec(trained, wanted)
     _write_graphs(trained, spec, out, report)
     _write_golden(trained, spec, out, wanted.images)
     labels = read_labels(wanted.labels, spec.labels) if wanted.labels else None

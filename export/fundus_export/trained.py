@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fundus_core.calibrator import CalibrationMethod
 from fundus_core.ensemble import EnsembleSpec, Fold, Precision
 from fundus_core.errors import BundleError, LabelsError
+from fundus_core.reading import read_labels, read_scores
 from fundus_core.sheet import read_sheet
-from fundus_core.tables import Joined, join, read_labels, read_scores
+from fundus_core.tables import Joined, join
 from fundus_eval.auc import auc_delong
-from fundus_eval.operating import youden_threshold
+from fundus_eval.out_of_fold import YOUDEN, calibrators, cut_offs, known
+from fundus_eval.shift import distributions
 from fundus_train.checkpoint import CheckpointSpec, load_checkpoint
 from fundus_train.fit import checkpoint_path
 from fundus_train.network import FundusNetwork
@@ -51,13 +54,32 @@ def load_run(run: Path) -> Trained:
     return Trained(run, networks, checkpoints, summary)
 
 
-def ensemble_spec(trained: Trained, version: str, precision: Precision) -> EnsembleSpec:
+@dataclass(frozen=True)
+class Wanted:
+    """What to make of a run.
+
+    Args:
+        cut_off: the rule that fixes the decision threshold, one of `fundus_eval.out_of_fold`.
+        images: a folder whose answers become golden too, with `labels` if known.
+    """
+
+    version: str = "1"
+    precision: Precision = "fp32"
+    cut_off: str = YOUDEN
+    calibrator: CalibrationMethod = "temperature"
+    images: Path | None = None
+    labels: Path | None = None
+
+
+def ensemble_spec(trained: Trained, wanted: Wanted) -> EnsembleSpec:
     """Return the spec of the run's ensemble, still without its files.
 
-    Thresholds are Youden's on the out-of-fold scores: fixed before anything is tested.
+    Thresholds and calibrators are fixed on the out-of-fold scores, before anything is tested.
     """
     run, recipe = trained.run, trained.recipe
-    joined = join(read_scores(run / OUT_OF_FOLD), read_labels(run / SPLIT, recipe.labels))
+    scores = read_scores(run / OUT_OF_FOLD)
+    joined = join(scores, read_labels(run / SPLIT, recipe.labels))
+    points = cut_offs(joined, wanted.cut_off)
     labels, part = range(len(recipe.labels)), _parts(run, joined)
     folds = tuple(
         Fold(
@@ -69,15 +91,18 @@ def ensemble_spec(trained: Trained, version: str, precision: Precision) -> Ensem
     )
     return EnsembleSpec(
         name=recipe.name,
-        version=version,
+        version=wanted.version,
         labels=recipe.labels,
         preprocess=recipe.preprocess,
         normalise=trained.checkpoints[0].normalise,
         views=recipe.views,
         folds=folds,
-        thresholds=tuple(youden_threshold(*_known(joined, k)) for k in labels),
-        precision=precision,
-        provenance={"threshold_rule": "Youden's J on out-of-fold scores", **trained.summary},
+        thresholds=points[0].thresholds,
+        cut_offs=points,
+        calibrators=calibrators(joined, wanted.calibrator),
+        training=distributions(scores, recipe.labels),
+        precision=wanted.precision,
+        provenance=trained.summary,
     )
 
 
@@ -88,13 +113,4 @@ def _parts(run: Path, joined: Joined) -> NDArray[np.str_]:
 
 
 def _fold_auc(joined: Joined, chosen: NDArray[np.bool_], label: int) -> float:
-    return auc_delong(*_known(joined, label, chosen)).value
-
-
-def _known(
-    joined: Joined, label: int, chosen: NDArray[np.bool_] | None = None
-) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
-    """Return truth and score of the (chosen) images whose label is known."""
-    known = joined.truth[:, label] >= 0
-    rows = known if chosen is None else known & chosen
-    return joined.truth[rows, label], joined.probability[rows, label]
+    return auc_delong(*known(joined, label, chosen)).value

@@ -23,7 +23,7 @@ from fundus_core.ensemble import (
     QUALITY,
     EnsembleSpec,
 )
-from fundus_core.quality import N_MEASURES, Quality
+from fundus_core.quality import MEASURES, Quality
 from fundus_core.tls import Tls
 
 SPEC = bare_spec(2)
@@ -129,4 +129,4 @@ class At:
         return self.url
 
 
-assert len(GOOD.vector) == N_MEASURES
+assert len(GOOD.vector) == len(MEASURES)

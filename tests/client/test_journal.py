@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.client.fakes import SPEC
+from tests.core.test_rows import DARK
 
 from fundus_client.journal import Found, Journal, journal_path, open_journal
 from fundus_core.errors import BundleError, FundusError, UsageError
@@ -21,7 +23,7 @@ STAMP = b"0123456789abcdef"
 
 
 def scored(image_id: str, sha256: str = "aa", number: float = 0.25) -> ScoreRow:
-    return ScoreRow(image_id, sha256, "scored", "", (number,), ((0.125,), (0.5,)), "dark 0.02")
+    return ScoreRow(image_id, sha256, "scored", "", (number,), ((0.125,), (0.5,)), DARK)
 
 
 def failed(image_id: str, sha256: str = "", code: str = "vanished") -> ScoreRow:
@@ -114,6 +116,17 @@ def test_failures_can_be_forgotten_and_scores_stay(journal: Journal, tmp_path: P
     journal.forget_failures()
     assert [journal.knows(ref.image_id, ref.stamp()) for ref in found] == [True, False, False]
     assert journal.answer("cc") is None
+
+
+def test_a_journal_of_another_version_is_refused_and_begun_anew_with_fresh(path: Path) -> None:
+    database = sqlite3.connect(path)
+    database.executescript("CREATE TABLE answers (sha256 TEXT, ungradable TEXT); PRAGMA user_version = 1;")
+    database.close()
+    with pytest.raises(UsageError, match=r"Another version .* --fresh"), open_journal(path, fresh=False):
+        pass
+    with open_journal(path, fresh=True) as journal:
+        journal.record("a", b"", scored("a"))
+        journal.commit()
 
 
 def test_fresh_forgets_everything(path: Path) -> None:

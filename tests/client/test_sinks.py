@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 from tests.conftest import files_up_to
+from tests.core.test_rows import DARK, GOOD
 
 from fundus_client import sinks
 from fundus_client.sinks import check_output, table_writer
 from fundus_core.errors import MissingExtraError, UsageError
+from fundus_core.quality import MEASURES, Quality
+from fundus_core.reading import read_scores
 from fundus_core.rows import ScoreFormat, ScoreRow
 from fundus_core.sheet import read_sheet
-from fundus_core.tables import read_scores
 
 DIGEST = "d" * 64
 ONE_LABEL = ScoreFormat(("glaucoma",), (0.5,), 2, DIGEST)
@@ -33,9 +35,11 @@ ODD_NAMES = [
 PROBABILITY = st.floats(0, 1, width=32)
 
 
-def scored(image_id: str, probability: float, folds: tuple[float, float], ungradable: str = "") -> ScoreRow:
+def scored(
+    image_id: str, probability: float, folds: tuple[float, float], quality: Quality = GOOD
+) -> ScoreRow:
     each = tuple((fold,) for fold in folds)
-    return ScoreRow(image_id, "ab" * 32, "scored", "", (probability,), each, ungradable)
+    return ScoreRow(image_id, "ab" * 32, "scored", "", (probability,), each, quality)
 
 
 def failed(image_id: str) -> ScoreRow:
@@ -50,18 +54,19 @@ def write(path: Path, rows: list[ScoreRow], table: ScoreFormat = ONE_LABEL) -> P
 
 
 def test_parquet_columns_have_types_and_nulls_where_there_is_no_score(tmp_path: Path) -> None:
-    rows = [scored("a.jpg", 0.75, (0.5, 1.0), "dark 0.1"), failed("b.jpg")]
+    rows = [scored("a.jpg", 0.75, (0.5, 1.0), DARK), failed("b.jpg")]
     table = parquet.read_table(write(tmp_path / "scores.parquet", rows))
     assert table.column_names == list(ONE_LABEL.header)
     types = {name: str(table.schema.field(name).type) for name in table.column_names}
     assert types.pop("bundle_digest").startswith("dictionary<values=string")
-    numbers = ("probability", "fold_0", "fold_1", "spread")
+    numbers = ("probability", "fold_0", "fold_1", "spread", *MEASURES)
     assert {types.pop(name) for name in numbers} == {"float"}
     assert types.pop("decision") == "int8"
     assert set(types.values()) == {"string"}
     first, second = table.to_pylist()
-    assert [first[name] for name in (*numbers, "decision")] == [0.75, 0.5, 1.0, 0.5, 1]
-    assert [second[name] for name in (*numbers, "decision")] == [None] * 5
+    assert [first[name] for name in (*numbers, "decision")] == [0.75, 0.5, 1.0, 0.5, *DARK.vector.tolist(), 1]
+    assert [second[name] for name in (*numbers, "decision")] == [None] * 11
+    assert first["ungradable"] == "dark 0.02"
     assert (second["reason"], second["sha256"], second["ungradable"]) == (failed("b.jpg").reason, "", "")
     assert first["bundle_digest"] == second["bundle_digest"] == DIGEST
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,9 +70,22 @@ def test_a_label_without_a_score_is_named():
         join(scores, labels_of({"a": [1]}, ("dr",)))
 
 
+def test_join_brings_eyes_and_further_columns_and_what_is_known_of_failed_files():
+    scores = replace(
+        scores_of({"a": 0.1, "b": None, "c": 0.3, "d": None}), reason=("", "empty", "", "corrupt")
+    )
+    columns = {"sex": ("f", "m", "", "f")}
+    labels = replace(labels_of({"c": [0], "b": [1], "a": [1], "d": [-1]}), columns=columns, eye=tuple("rlrl"))
+    joined = join(scores, labels)
+    assert (joined.image_id, joined.eye, joined.columns["sex"]) == (("a", "c"), ("r", "r"), ("", "f"))
+    assert joined.failed == {"empty": 1, "corrupt": 1}
+    assert joined.failed_truth.tolist() == [[1]]
+
+
 def test_tables_without_a_common_id_show_one_of_each():
     with pytest.raises(
-        LabelsError, match=r"'images/a\.jpg' is in the labels, 'a\.jpg' in the scores.*same folder"
+        LabelsError,
+        match=r"have 1 ids such as 'images/a\.jpg'; the scores have 1 ids such as 'a\.jpg'.*same folder",
     ):
         join(scores_of({"a.jpg": 0.1}), labels_of({"images/a.jpg": [1]}))
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fundus_core.phantoms import CAMERAS, draw, plan
 from fundus_core.preprocess import remove_margin
-from fundus_core.quality import LIMITS, N_MEASURES, Quality, measure, ungradable
+from fundus_core.quality import LIMITS, MEASURES, Quality, measure, ungradable
 
 GOOD = Quality(0.8, 1000, 1.0, 0.6, 1.0, 4.0)
 
@@ -96,7 +96,7 @@ def test_any_picture_has_finite_measures(height, width, level, seed):
 
 def test_the_vector_keeps_every_measure_and_its_order():
     vector = GOOD.vector
-    assert (vector.shape, vector.dtype) == ((N_MEASURES,), np.float32)
+    assert (vector.shape, vector.dtype) == ((len(MEASURES),), np.float32)
     assert Quality.from_vector(vector) == Quality(*map(float, np.float32(astuple(GOOD))))
     assert [field.name for field in fields(Quality)] == [
         *("brightness", "field_px", "roundness", "saturation", "fundus_colour", "sharpness"),

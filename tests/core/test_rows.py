@@ -1,10 +1,13 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fundus_core.calibrator import Calibrator
+from fundus_core.quality import MEASURES, Quality
 from fundus_core.rows import ScoreFormat, ScoreRow, score_writer
 
 DIGEST = "d" * 64
@@ -23,8 +26,12 @@ NASTY_NAMES = (
 )
 
 
-def scored(image_id, probability, folds, ungradable=""):
-    return ScoreRow(image_id, "ab" * 32, "scored", "", probability, folds, ungradable)
+GOOD = Quality(0.75, 1890, 0.9375, 0.5, 0.875, 3.5)  # each a float32
+DARK = replace(GOOD, brightness=1 / 64)
+
+
+def scored(image_id, probability, folds, quality=GOOD):
+    return ScoreRow(image_id, "ab" * 32, "scored", "", probability, folds, quality)
 
 
 def failed(image_id, reason="truncated: The stream ends before the image does."):
@@ -42,7 +49,7 @@ def one_label(n_folds=2, threshold=0.5):
 
 
 def test_header_of_one_label_and_of_three():
-    start, end = ("image_id", "sha256", "status", "reason", "ungradable"), ("bundle_digest",)
+    start, end = ("image_id", "sha256", "status", "reason", "ungradable"), (*MEASURES, "bundle_digest")
     assert one_label().header == (
         *start,
         *("probability", "fold_0", "fold_1", "spread", "decision"),
@@ -65,38 +72,53 @@ def test_spread_is_the_distance_of_the_outermost_folds():
 
 
 @pytest.mark.parametrize(
-    ("status", "reason", "probability", "folds", "ungradable"),
+    ("status", "reason", "probability", "folds", "quality"),
     [
-        ("scored", "", None, None, ""),
-        ("scored", "", (0.5,), None, ""),
-        ("scored", "empty: It is.", (0.5,), ((0.5,),), ""),
-        ("scored", "", (float("nan"),), ((0.5,),), ""),
-        ("scored", "", (0.5,), ((1.5,),), ""),
-        ("failed", "", None, None, ""),
-        ("failed", "empty: It is.", (0.5,), ((0.5,),), ""),
-        ("failed", "empty: It is.", None, None, "dark 0.02"),
+        ("scored", "", None, None, GOOD),
+        ("scored", "", (0.5,), None, GOOD),
+        ("scored", "empty: It is.", (0.5,), ((0.5,),), GOOD),
+        ("scored", "", (float("nan"),), ((0.5,),), GOOD),
+        ("scored", "", (0.5,), ((1.5,),), GOOD),
+        ("failed", "", None, None, None),
+        ("failed", "empty: It is.", (0.5,), ((0.5,),), None),
+        ("failed", "empty: It is.", None, None, GOOD),
     ],
 )
-def test_a_row_has_a_score_or_a_reason(status, reason, probability, folds, ungradable):
+def test_a_row_has_a_score_or_a_reason(status, reason, probability, folds, quality):
     with pytest.raises(ValueError, match="'a'"):
-        ScoreRow("a", "", status, reason, probability, folds, ungradable)
+        ScoreRow("a", "", status, reason, probability, folds, quality)
 
 
 def test_cells_of_a_scored_and_a_failed_row():
     assert one_label().cells(scored("a", (0.5,), ((0.25,), (0.75,)))) == (
-        *("a", "ab" * 32, "scored", "", "", "0.5", "0.25", "0.75", "0.5", "1", DIGEST),
+        *("a", "ab" * 32, "scored", "", "", "0.5", "0.25", "0.75", "0.5", "1"),
+        *("0.75", "1890.0", "0.9375", "0.5", "0.875", "3.5", DIGEST),
     )
     assert one_label().cells(failed("a", "empty: It is.")) == (
-        *("a", "", "failed", "empty: It is.", "", "", "", "", "", "", DIGEST),
+        *("a", "", "failed", "empty: It is.", *[""] * 6, *[""] * 6, DIGEST),
     )
 
 
 def test_an_ungradable_image_keeps_its_score():
-    row = scored("a", (0.5,), ((0.25,), (0.75,)), "dark 0.02; blurred 3.1")
+    row = scored("a", (0.5,), ((0.25,), (0.75,)), replace(GOOD, saturation=0, sharpness=0.31))
     cells = dict(zip(one_label().header, one_label().cells(row), strict=True))
     assert (cells["status"], cells["ungradable"], cells["probability"]) == (
-        *("scored", "dark 0.02; blurred 3.1", "0.5"),
+        *("scored", "grey 0.00; blurred 0.31", "0.5"),
     )
+
+
+def test_calibrated_probabilities_stand_beside_the_plain_ones_and_change_no_decision():
+    halved = Calibrator("isotonic", scores=(0.0, 1.0), probabilities=(0.0, 0.5))
+    table = replace(ScoreFormat(("a", "b"), (0.5, 0.5), 1, DIGEST), calibrators=(halved, halved))
+    for row in (scored("x", (0.75, 0.25), ((0.75, 0.25),)), failed("y")):
+        cells = dict(zip(table.header, table.cells(row), strict=True))
+        if row.probability:
+            assert [cells[f"{name}:a"] for name in ("probability", "decision", "calibrated")] == [
+                *("0.75", "1", "0.375"),
+            ]
+            assert cells["calibrated:b"] == "0.125"
+        else:
+            assert cells["calibrated:a"] == cells["calibrated:b"] == ""
 
 
 def test_cells_refuse_another_number_of_folds_or_labels():

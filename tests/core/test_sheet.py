@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from fundus_core.errors import LabelsError, MissingExtraError
+from fundus_core.reading import read_labels, read_scores
 from fundus_core.sheet import escaped, read_sheet, unescaped
-from fundus_core.tables import read_labels, read_scores
 
 
 def written(folder: Path, **columns: object) -> Path:

@@ -1,14 +1,17 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.core.test_rows import DIGEST, NASTY_NAMES, failed, one_label, scored, write_rows
+from tests.core.test_rows import DARK, DIGEST, GOOD, NASTY_NAMES, failed, one_label, scored, write_rows
 
 from fundus_core.errors import LabelsError, UsageError
+from fundus_core.reading import read_labels, read_scores
 from fundus_core.rows import ScoreFormat
-from fundus_core.tables import join, read_labels, read_scores
+from fundus_core.sheet import read_parts
+from fundus_core.tables import join
 
 
 def text_file(path, text):
@@ -127,11 +130,11 @@ def test_any_bytes_of_a_name_survive(tmp_path_factory, names):
 
 
 def test_scores_of_another_tool_need_two_columns_only(tmp_path):
-    path = text_file(tmp_path / "scores.csv", "probability,image_id,model\n-3.5,a,x\n,b,x\n7,c,x\n")
+    path = text_file(tmp_path / "scores.csv", "probability,image_id,model\n0.35,a,x\n,b,x\n1,c,x\n")
     table = read_scores(path)
     assert table.image_id == ("a", "b", "c")
     assert table.scored.tolist() == [True, False, True]
-    np.testing.assert_array_equal(table.probability, [[-3.5], [np.nan], [7]])
+    np.testing.assert_array_equal(table.probability, [[0.35], [np.nan], [1]])
     assert table.fold_probability.shape == (3, 0, 1)
     assert table.labels is None
     assert table.ungradable.tolist() == [False] * 3
@@ -140,8 +143,41 @@ def test_scores_of_another_tool_need_two_columns_only(tmp_path):
 def test_an_image_is_ungradable_where_something_stands_in_that_column(tmp_path):
     path = tmp_path / "scores.csv"
     half = ((0.5,), ((0.5,), (0.5,)))
-    write_rows(path, [scored("a", *half), scored("b", *half, "dark 0.02"), failed("c")], one_label())
+    write_rows(path, [scored("a", *half), scored("b", *half, DARK), failed("c")], one_label())
     assert read_scores(path).ungradable.tolist() == [False, True, False]
+
+
+def test_measures_of_quality_are_read_where_they_are(tmp_path):
+    path = tmp_path / "scores.csv"
+    half = ((0.5,), ((0.5,), (0.5,)))
+    write_rows(path, [scored("a", *half), failed("b", "empty: It is.")], one_label())
+    table = read_scores(path)
+    np.testing.assert_array_equal(table.quality, [GOOD.vector, [np.nan] * 6])
+    assert table.reason == ("", "empty")
+    assert table.bundle == DIGEST
+
+
+def test_a_long_table_is_read_in_parts_with_the_lines_of_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("fundus_core.reading.read_parts", partial(read_parts, n_rows=2))
+    path = tmp_path / "scores.csv"
+    path.write_text("image_id,probability\n" + "".join(f"{name},0.{name}\n" for name in range(5)) + "\n\n")
+    table = read_scores(path)
+    assert table.image_id == tuple("01234")
+    assert table.probability[:, 0].tolist() == [0, 0.1, 0.2, 0.3, 0.4]
+    text_file(path, "image_id,probability\n" + "".join(f"{name},0.5\n" for name in "abcda"))
+    with pytest.raises(UsageError, match="lines 2 and 6 both have image_id 'a'"):
+        read_scores(path)
+    text_file(path, "image_id,probability\na,0\nb,0\nc,0\nd,2\n")
+    with pytest.raises(UsageError, match="line 5 has probability = '2'"):
+        read_scores(path)
+
+
+def test_further_columns_of_the_labels_are_kept_where_they_are_asked_for(tmp_path):
+    path = text_file(tmp_path / "labels.csv", "image_id,glaucoma,sex,age\na,1,f,61\nb,0,,\n")
+    assert read_labels(path, columns=("sex", "age")).columns == {"sex": ("f", ""), "age": ("61", "")}
+    assert read_labels(path).columns == {}
+    with pytest.raises(LabelsError, match=r"no column 'gender'"):
+        read_labels(path, columns=("gender",))
 
 
 def test_folds_are_in_order_from_ten_upwards(tmp_path):
@@ -159,8 +195,18 @@ def test_folds_are_in_order_from_ten_upwards(tmp_path):
         ("image_id,probability\na,nan\n", "line 2 has probability = 'nan'"),
         ("image_id,probability\na,inf\n", "line 2 has probability = 'inf'"),
         ("image_id,status,probability\na,scored,\n", "line 2 has probability = ''"),
-        ("image_id,status,probability\na,done,1\n", "line 2 has status 'done'"),
-        ("image_id,probability\na,1\na,1\n", "lines 2 and 3 both have image_id 'a'"),
+        ("image_id,status,probability\na,done,1\n", "line 2 has status = 'done'"),
+        ("image_id,probability\na,1\na,1\n", "lines 2 and 3 both have image_id 'a'. Keep one"),
+        (
+            "image_id,probability\na,1.5\nb,0.5\nc,-1\nd,nan\ne,2\n",
+            r"line 2 has probability = '1.5', line 4 has .* '-1', line 5 .* 'nan' \(4 such rows\). Write a",
+        ),
+        ("image_id,probability,fold_0\na,1,7\n", "line 2 has fold_0 = '7'"),
+        (
+            "image_id,probability,bundle_digest\na,1,aa\nb,1,bb\nc,0,aa\n",
+            r"2 bundles made these scores: aa \(2 rows\), bb \(1 rows\)",
+        ),
+        ("image_id,probability,brightness\na,1,high\n", "line 2 has brightness = 'high'"),
     ],
 )
 def test_a_bad_score_table_is_one_sentence(tmp_path, text, sentence):

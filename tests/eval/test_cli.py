@@ -47,6 +47,9 @@ def test_json_says_everything(run):
     assert [answer[name] for name in counts] == [6, 5, 1, 1, 1]
     assert (answer["threshold"], answer["sensitivity"], answer["specificity"]) == (0.5, 1, 1)
     assert answer["sensitivity_low"] == pytest.approx(answer["specificity_low"])
+    assert answer["sensitivity_all"] == pytest.approx(2 / 3)  # the failed e is positive
+    assert "specificity_all" not in answer
+    assert (answer["unit"], answer["n_patients"]) == ("image", None)
     assert answer["auc_missing_reason"] is None
     assert "auc_macro" not in answer
 
@@ -63,7 +66,8 @@ def test_the_table_reads_well(run):
         ["glaucoma", "4 images, 2 positive"],
         ["AUC", "1.000 [0.158, 1.000]"],
         ["folds", "0.750 1.000"],
-        ["sensitivity", "1.000 [0.342, 1.000]"],
+        ["threshold", "0.5"],
+        ["sensitivity", "1.000 [0.342, 1.000]; 0.667 [0.208, 0.939] with failed files as wrong"],
         ["specificity", "1.000 [0.342, 1.000]"],
         ["files", "6: 1 failed, 1 without a label"],
         ["labels", "1 without an image"],
@@ -169,7 +173,7 @@ def test_a_label_with_one_class_has_a_reason_and_no_mean():
 
 
 def test_eval_is_light():
-    heavy = ("torch", "pandas", "scipy", "sklearn", "cv2", "grpc")
+    heavy = ("torch", "pandas", "scipy", "sklearn", "matplotlib", "jinja2", "pyarrow", "grpc")
     program = f"import sys, fundus_eval.cli; print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

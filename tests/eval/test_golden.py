@@ -9,7 +9,8 @@ from tests.conftest import bare_spec
 
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import BundleError, UsageError
-from fundus_core.tables import LabelTable, read_labels
+from fundus_core.reading import read_labels
+from fundus_core.tables import LabelTable
 from fundus_eval.golden import GOLDEN, N_PHANTOMS, draw_phantoms, phantom_labels, read_golden, write_answers
 from fundus_eval.parity import Answers
 

@@ -2,9 +2,20 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy.stats import norm
+from statsmodels.stats.proportion import proportion_confint
 
+from fundus_core.errors import UsageError
 from fundus_eval.auc import OneClassError
-from fundus_eval.operating import Confusion, confusion, wilson, youden_threshold
+from fundus_eval.intervals import design_effect, wilson
+from fundus_eval.operating import (
+    Confusion,
+    confusion,
+    net_benefit,
+    sensitivity_threshold,
+    specificity_threshold,
+    youden_threshold,
+)
 
 tables = st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=2, max_size=40)
 
@@ -92,3 +103,139 @@ def test_equal_scores_give_that_score():
 def test_one_class_has_no_threshold(truth):
     with pytest.raises(OneClassError, match="both classes"):
         youden_threshold(np.array(truth, int), np.zeros(len(truth)))
+
+
+@given(st.integers(0, 50), st.integers(1, 50), st.sampled_from([0.8, 0.95, 0.99]))
+def test_wilson_is_that_of_statsmodels(successes, n, confidence):
+    assume(successes <= n)
+    expected = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
+    found = wilson(successes, n, confidence)
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_design_effect_of_2_is_half_as_many_independent_images():
+    clustered, half = wilson(60, 80, design_effect=2.0), wilson(30, 40)
+    assert (clustered.low, clustered.value, clustered.high) == pytest.approx(
+        (half.low, half.value, half.high)
+    )
+
+
+def test_images_that_repeat_each_other_count_once():
+    once = np.arange(40) % 3 == 0
+    twice, cluster = np.repeat(once, 2), np.repeat(np.arange(40), 2)
+    assert design_effect(twice, None) == 1
+    assert design_effect(twice, np.arange(80)) == pytest.approx(1, abs=0.02)
+    assert design_effect(twice, cluster) == pytest.approx(2 * 40 / 39)
+    assert (
+        design_effect(np.ones(80, bool), cluster) == 2
+    )  # all agree: nothing tells that they are independent
+    assert design_effect(np.arange(80) % 2 == 0, cluster) == 1  # never below
+
+
+def test_intervals_of_clustered_decisions_are_wider():
+    truth, cluster = np.repeat([1, 0], 40), np.arange(80) // 2
+    score = np.repeat(np.random.default_rng(0).random(40), 2)
+    plain, clustered = confusion(truth, score, 0.5), confusion(truth, score, 0.5, cluster)
+    assert (clustered.tp, clustered.fp) == (plain.tp, plain.fp)
+    for name in ("sensitivity", "specificity", "lr_positive", "lr_negative"):
+        one, other = getattr(plain, name), getattr(clustered, name)
+        assert other.value == pytest.approx(one.value)
+        assert other.low < one.low < one.high < other.high
+    assert clustered.ppv(0.1).low < plain.ppv(0.1).low
+
+
+def test_failures_count_as_wrong_decisions():
+    counts = Confusion(tp=8, fp=3, tn=7, fn=2).with_failures(5, 10)
+    assert (counts.sensitivity.value, counts.specificity.value) == (8 / 15, 7 / 20)
+
+
+@given(tables, st.sampled_from([0.07, 0.5, 0.8, 0.9, 1.0]))
+def test_the_sensitivity_threshold_is_the_highest_that_reaches_its_target(rows, target):
+    truth, score = split(rows)
+    chosen = sensitivity_threshold(truth, score, target)
+    assert confusion(truth, score, chosen).sensitivity.value >= target
+    higher = np.unique(score)[np.unique(score) > chosen]
+    if len(higher) > 1:
+        assert confusion(truth, score, higher[1]).sensitivity.value < target
+    between_scores(score, chosen)
+
+
+@given(tables, st.sampled_from([0.07, 0.5, 0.8, 0.95, 1.0]))
+def test_the_specificity_threshold_is_the_lowest_that_reaches_its_target(rows, target):
+    truth, score = split(rows)
+    chosen = specificity_threshold(truth, score, target)
+    assert confusion(truth, score, chosen).specificity.value >= target
+    lower = np.unique(score)[np.unique(score) < chosen]
+    if len(lower):
+        assert confusion(truth, score, lower[-1]).specificity.value < target
+    between_scores(score, chosen)
+
+
+def between_scores(score, threshold):
+    """It is midway between two scores, unless it is at an end."""
+    below, above = score[score < threshold], score[score >= threshold]
+    if len(below) and len(above):
+        assert threshold == pytest.approx((below.max() + above.min()) / 2)
+
+
+def test_targets_are_met_exactly_in_spite_of_rounding():
+    truth = np.repeat([1, 0], 100)
+    score = np.concatenate([np.arange(100), np.arange(100)]) / 100
+    assert sensitivity_threshold(truth, score, 0.07) == pytest.approx(0.925)
+    assert specificity_threshold(truth, score, 0.07) == pytest.approx(0.065)
+
+
+@pytest.mark.parametrize("choose", [sensitivity_threshold, specificity_threshold])
+def test_impossible_targets_and_one_class_are_sentences(choose):
+    with pytest.raises(UsageError, match="target of 90"):
+        choose(np.array([0, 1]), np.array([0.1, 0.2]), 90)
+    with pytest.raises(OneClassError, match="both classes"):
+        choose(np.array([1, 1]), np.array([0.1, 0.2]), 0.9)
+
+
+def test_likelihood_ratios_are_those_of_simel():
+    """Simel et al. 1991, from their formula: log LR +- 1.96 sqrt((1 - p1) / x1 + (1 - p2) / x2)."""
+    counts = Confusion(tp=80, fp=20, tn=180, fn=20)
+    margin = norm.ppf(0.975) * np.sqrt(0.2 / 80 + 0.9 / 20)
+    assert counts.lr_positive.value == pytest.approx(8)
+    assert np.log([counts.lr_positive.low, counts.lr_positive.high]) == pytest.approx(
+        [np.log(8) - margin, np.log(8) + margin]
+    )
+    assert counts.lr_negative.value == pytest.approx(0.2 / 0.9)
+    empty = Confusion(tp=10, fp=0, tn=20, fn=0).lr_positive  # half an image in each cell
+    assert empty.value == pytest.approx((10.5 / 11) / (0.5 / 21))
+    assert empty.low > 1
+    assert Confusion(tp=0, fp=2, tn=3, fn=0).lr_positive is None
+
+
+def test_predictive_values_are_those_of_mercaldo():
+    """Mercaldo et al. 2007, equations 8-11, at a prevalence of 10 %."""
+    counts = Confusion(tp=80, fp=20, tn=180, fn=20)
+    ppv, npv = counts.ppv(0.1), counts.npv(0.1)
+    assert ppv.value == pytest.approx(0.8 * 0.1 / (0.8 * 0.1 + 0.1 * 0.9))
+    assert npv.value == pytest.approx(0.9 * 0.9 / (0.9 * 0.9 + 0.2 * 0.1))
+    margin = norm.ppf(0.975) * np.sqrt(0.2 / 0.8 / 100 + 0.9 / 0.1 / 200)
+    logits = [np.log(each / (1 - each)) for each in (ppv.low, ppv.value, ppv.high)]
+    assert np.diff(logits) == pytest.approx([margin, margin])
+
+
+def test_predictive_values_without_a_wrong_decision_are_no_certainty():
+    counts = Confusion(tp=10, fp=0, tn=10, fn=0)
+    assert (counts.ppv(0.02).value, counts.ppv(0.02).high) == (1, 1)
+    z = norm.ppf(0.975)  # the adjusted limits: z^2 / 2 images more in each cell
+    found, wrong = (10 + z**2 / 2) / (10 + z**2), (z**2 / 2) / (10 + z**2)
+    spread = ((1 - found) / found + (1 - wrong) / wrong) / (10 + z**2)
+    odds = found / wrong * 0.02 / 0.98 * np.exp(-z * np.sqrt(spread))
+    assert counts.ppv(0.02).low == pytest.approx(odds / (1 + odds))
+    assert 0.9 < counts.npv(0.02).low < 1
+    nobody = Confusion(tp=0, fp=0, tn=10, fn=10)
+    assert nobody.ppv(0.1) is None
+    assert nobody.npv(0.1).value == pytest.approx(0.9)
+
+
+def test_net_benefit_weighs_false_positives_by_the_odds():
+    truth, probability = np.array([1, 1, 0, 0, 0]), np.array([0.9, 0.4, 0.5, 0.1, 0.2])
+    found = net_benefit(truth, probability, np.array([0.25, 0.5]))
+    assert found.threshold == (0.25, 0.5)
+    assert found.model == pytest.approx((2 / 5 - 1 / 5 / 3, 1 / 5 - 1 / 5))
+    assert found.treat_all == pytest.approx((2 / 5 - 3 / 5 / 3, 2 / 5 - 3 / 5))

@@ -38,6 +38,8 @@ from fundus_client.pool import open_pool
 from fundus_client.servers import EmbeddedEndpoint
 from fundus_core.files import find_images
 
+SEEDS = int(os.environ.get("FUNDUS_KILL_SEEDS", "3"))  # of random moments at which a client is killed
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, many: Path, server: EmbeddedServer) -> bytes:
@@ -60,7 +62,7 @@ def finish(many: Path, output: Path, *options: object) -> str:
     return said
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_a_client_killed_at_any_moment(
     many: Path, output: Path, undisturbed: bytes, tiny_repository: Path, seed: int
 ) -> None:

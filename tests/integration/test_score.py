@@ -18,7 +18,7 @@ from tests.integration.conftest import Score, Scored, probabilities, run_score, 
 from fundus_client.embedded import EmbeddedServer
 from fundus_core.ensemble import IMAGE, PIXELS, PREPROCESS_MODEL, EnsembleSpec, read_manifest
 from fundus_core.preprocess import preprocess_encoded
-from fundus_core.tables import read_labels
+from fundus_core.reading import read_labels
 
 COLUMNS = "image_id,sha256,status,reason,ungradable,probability,fold_0,fold_1,spread,decision,bundle_digest"
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from fundus_core.tables import LabelTable, join, read_labels, read_scores
+from fundus_core.reading import read_labels, read_scores
+from fundus_core.tables import LabelTable, join
 from fundus_core.views import VIEWS
 from fundus_eval.auc import auc_delong
 from fundus_train.ablation import SETS, _results

@@ -16,7 +16,9 @@ from tests.train.test_fit import contents, fit, recipe_file, rows, timeless
 
 from fundus_core.errors import FundusError, UsageError
 from fundus_train import results
+from fundus_train.fit import resume_path
 from fundus_train.guards import claimed, full_disk
+from fundus_train.loop import Epoch
 
 RECIPE = """
 name = "bad input"
@@ -204,9 +206,9 @@ def test_an_interrupted_run_says_how_to_go_on_and_does_so(
 ) -> None:
     append, handler = results.append_epoch, signal.getsignal(number)
 
-    def interrupted(run: Path, fold: int, epoch: object) -> None:
-        append(run, fold, epoch)  # type: ignore[arg-type]
-        if fold == 1:
+    def interrupted(run: Path, fold: int, epoch: Epoch) -> None:
+        append(run, fold, epoch)
+        if (fold, epoch.number) == (1, 2):  # written down, not yet saved
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
@@ -215,10 +217,11 @@ def test_an_interrupted_run_says_how_to_go_on_and_does_so(
             attempt(), exit_code, "Every finished epoch is kept", "run the same command again; it resumes"
         )
     assert signal.getsignal(number) is handler
-    assert len(rows(tmp_path / "run" / "epochs.csv")) == 3
+    assert resume_path(tmp_path / "run", 1).exists()
     assert attempt().exit_code == 0
     assert timeless(tmp_path / "run") == timeless(undisturbed)
-    assert len(rows(tmp_path / "run" / "epochs.csv")) == 4
+    epochs = [(row["fold"], row["epoch"]) for row in rows(tmp_path / "run" / "epochs.csv")]
+    assert epochs == [("0", "1"), ("0", "2"), ("1", "1"), ("1", "2")]
 
 
 @pytest.mark.parametrize(

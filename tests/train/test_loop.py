@@ -163,7 +163,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(
     resumed = network_of(99)  # what it starts with must not matter
     rest = fit(resumed, tmp_path / "broken", recipe, validation)
     said = [replace(each, seconds=0) for each in rest]
-    assert said == [replace(each, seconds=0) for each in expected[stop_after:]]
+    # the stop came before the last reported epoch was saved, so it is done and reported again
+    assert said == [replace(each, seconds=0) for each in expected[stop_after - 1 :]]
     assert distance(resumed, whole) == 0
     assert distance(before, whole) > 0
 

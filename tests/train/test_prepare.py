@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from fundus_core import phantoms
 from fundus_core.preprocess import Pixels
-from fundus_core.tables import read_labels
+from fundus_core.reading import read_labels
 from fundus_train.cli import main
 from fundus_train.commands import prepare as command
 

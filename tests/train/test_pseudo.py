@@ -11,9 +11,9 @@ from click.testing import Result
 from tests.train.test_fit import contents, fit, recipe_file, rows
 
 from fundus_core.console import progress_bar
-from fundus_core.tables import read_labels
-from fundus_eval.auc import Interval
+from fundus_core.reading import read_labels
 from fundus_eval.evaluation import Evaluation, LabelEvaluation
+from fundus_eval.intervals import Interval
 from fundus_train import pseudo
 from fundus_train.cases import Cases
 from fundus_train.fit import Experiment

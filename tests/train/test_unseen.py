@@ -14,7 +14,8 @@ from rich.progress import Progress
 from fundus_core import phantoms
 from fundus_core.errors import LabelsError
 from fundus_core.preprocess import PreprocessSpec
-from fundus_core.tables import LabelTable, read_scores
+from fundus_core.reading import read_scores
+from fundus_core.tables import LabelTable
 from fundus_eval.auc import auc_delong
 from fundus_train import unseen
 from fundus_train.cli import main

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from fundus_core.errors import BundleError
+from fundus_core.reading import read_scores
 from fundus_core.schema import build
-from fundus_core.tables import LabelTable, read_scores
+from fundus_core.tables import LabelTable
 from fundus_core.views import VIEWS
-from fundus_eval.auc import Interval, auc_delong, auc_difference
+from fundus_eval.auc import auc_delong, delong_test
+from fundus_eval.intervals import Interval
+from fundus_eval.units import patient_numbers
 from fundus_train.cases import Cases
 from fundus_train.checkpoint import load_checkpoint
 from fundus_train.finished import finished_cases, mismatch
@@ -115,8 +118,11 @@ def _results(
     part: str, truth: LabelTable, label: int, chosen: NDArray[np.bool_], scores: Scores
 ) -> Iterator[ViewsResult]:
     known = chosen & (truth.values[:, label] >= 0)
-    target = truth.values[known, label]
+    target, cluster = truth.values[known, label], None
+    if truth.patient_id:
+        cluster = patient_numbers(truth.patient_id, truth.image_id)[known]
     of_sets = np.stack([_mean(scores, names)[known, label] for names in SETS.values()])
     for name, each in zip(SETS, of_sets, strict=True):
-        change = auc_difference(target, of_sets[0], each)
-        yield ViewsResult(truth.labels[label], part, name, len(target), auc_delong(target, each), change)
+        change = delong_test(target, of_sets[0], each, cluster=cluster).difference
+        auc = auc_delong(target, each, cluster=cluster)
+        yield ViewsResult(truth.labels[label], part, name, len(target), auc, change)

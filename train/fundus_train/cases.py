@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from fundus_core import phantoms
 from fundus_core.errors import ImageError, LabelsError
 from fundus_core.files import read_encoded
 from fundus_core.images import DEFAULT_LIMITS
-from fundus_core.preprocess import Pixels, PreprocessSpec, preprocess, preprocess_encoded
+from fundus_core.preprocess import Pixels, PreprocessSpec, preprocess, see
+from fundus_core.quality import MEASURES
 from fundus_core.tables import LabelTable
 from fundus_train.guards import full_disk
 from fundus_train.recipe import Recipe
 
 Tick = Callable[[int, int], None]  # (done, total)
-Outcome = dict[str, str]  # of reading one photograph: {"sha256": ...} or {"failed": reason}
+Outcome = dict[str, Any]  # of reading a photograph: {"sha256": ..., "quality": [Q]} or {"failed": reason}
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Cases:
         source: (N,) the data set that each case is from; "" where the table names none.
         n_real: how many of the N are photographs.
         dropped: (image_id, reason) of each labelled photograph that is not among the N.
+        quality: (n_real, Q) the measures of `fundus_core.quality.Quality`; (0, Q) where nobody asks.
     """
 
     image_id: tuple[str, ...]
@@ -50,6 +52,7 @@ class Cases:
     source: tuple[str, ...]
     n_real: int
     dropped: tuple[tuple[str, str], ...]
+    quality: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, len(MEASURES)), np.float32))
 
     @property
     def group(self) -> NDArray[np.int64]:
@@ -79,7 +82,7 @@ def load_cases(recipe: Recipe, labels: LabelTable, images: Path, cache: Path, ti
 
 def _cache_key(recipe: Recipe, labels: LabelTable, images: Path) -> str:
     files = [(image_id, _stamp(images / image_id)) for image_id in labels.image_id]
-    parts = (asdict(recipe.preprocess), asdict(recipe.phantoms), files)
+    parts = (asdict(recipe.preprocess), asdict(recipe.phantoms), MEASURES, files)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -138,7 +141,9 @@ def _room_for(path: Path, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[np
 def _photograph(path: Path, spec: PreprocessSpec) -> tuple[Pixels | None, Outcome]:
     try:
         data = read_encoded(path, DEFAULT_LIMITS)
-        return preprocess_encoded(data, spec), {"sha256": hashlib.sha256(data).hexdigest()}
+        pixels, quality = see(data, spec)
+        sha256 = hashlib.sha256(data).hexdigest()
+        return pixels, {"sha256": sha256, "quality": quality.vector.tolist()}
     except ImageError as error:
         return None, {"failed": f"{error.reason}: {error}"}
 
@@ -166,6 +171,7 @@ def _select(
         source=(*(source[i] for i in kept), *["phantom"] * len(seeds)),
         n_real=len(kept),
         dropped=tuple((labels.image_id[i], reason) for i, reason in enumerate(reasons) if reason),
+        quality=np.array([outcomes[i]["quality"] for i in kept], np.float32),
     )
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.errors import BundleError, LabelsError
+from fundus_core.reading import read_labels
 from fundus_core.sheet import read_sheet
-from fundus_core.tables import LabelTable, read_labels
+from fundus_core.tables import LabelTable
 from fundus_train.cases import Cases
 from fundus_train.fit import CACHE
 from fundus_train.recipe import Recipe

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from fundus_core.tables import LabelTable, join, read_labels, read_scores
+from fundus_core.reading import read_labels, read_scores
+from fundus_core.tables import LabelTable, join
 from fundus_core.views import views_named
 from fundus_eval.evaluation import evaluate
 from fundus_train import pseudo, results

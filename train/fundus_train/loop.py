@@ -84,9 +84,10 @@ def fit_fold(
         keeper.after_epoch(state["epoch"])
         wanted = training.patience and len(validation_part)
         auc = validate(fabric, keeper, recipe, cases, validation_part) if wanted else None
-        _save_whole(fabric, resume_path, state)
         n_images = updates * training.accumulate * training.batch_size * fabric.world_size
+        # before it is saved: a run that is stopped between the two repeats the epoch, and loses no report
         report(Epoch(state["epoch"], loss, auc, rate, n_images, time.perf_counter() - started))
+        _save_whole(fabric, resume_path, state)
     keeper.finish()
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fundus_core.tables import read_labels, read_scores
+from fundus_core.reading import read_labels, read_scores
 from fundus_eval.evaluation import Evaluation
 from fundus_train.cases import Cases
 from fundus_train.folds import TEST

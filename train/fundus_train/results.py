@@ -5,7 +5,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fundus_core.errors import BundleError, LabelsError
 from fundus_core.files import whole_file
+from fundus_core.quality import MEASURES
 from fundus_core.tables import LabelTable, ScoreTable, join
 from fundus_eval.evaluation import Evaluation, evaluate
 from fundus_train.cases import Cases
@@ -104,20 +105,9 @@ def evaluate_by_source(scores: ScoreTable, truth: LabelTable) -> dict[str, Evalu
     source_of = dict(zip(truth.image_id, truth.source or (), strict=False))
     source = np.array([source_of.get(image_id, "") for image_id in scores.image_id])
     return {
-        str(name): evaluate(join(_rows_of(scores, source == name), truth), thresholds=None)
+        str(name): evaluate(join(scores[source == name], truth), thresholds=None)
         for name in np.unique(source[source != ""])
     }
-
-
-def _rows_of(scores: ScoreTable, chosen: NDArray[np.bool_]) -> ScoreTable:
-    return replace(
-        scores,
-        image_id=tuple(scores.image_id[i] for i in np.flatnonzero(chosen)),
-        scored=scores.scored[chosen],
-        probability=scores.probability[chosen],
-        fold_probability=scores.fold_probability[chosen],
-        ungradable=scores.ungradable[chosen],
-    )
 
 
 @dataclass(frozen=True)
@@ -140,16 +130,18 @@ def write_tables(run: Path, recipe: Recipe, cases: Cases, predictions: Predictio
     ids, part = cases.image_id[: cases.n_real], predictions.part
     write_table(run / DROPPED, ["image_id", "reason"], cases.dropped)
     columns = _columns("probability", recipe)
-    out_of_fold = _rows(ids, part >= 0, predictions.out_of_fold)
-    write_table(run / OUT_OF_FOLD, ["image_id", *columns], out_of_fold)
+    out_of_fold = np.column_stack([predictions.out_of_fold, cases.quality])
+    write_table(run / OUT_OF_FOLD, ["image_id", *columns, *MEASURES], _rows(ids, part >= 0, out_of_fold))
     folds = [
         column for fold in range(len(predictions.of_folds)) for column in _columns(f"fold_{fold}", recipe)
     ]
     mean = predictions.of_folds.mean(axis=0, dtype=np.float64)
-    scores = np.concatenate([mean[None], predictions.of_folds]).swapaxes(0, 1)
+    scores = np.concatenate([mean[None], predictions.of_folds]).swapaxes(0, 1).reshape(len(ids), -1)
+    seen = np.column_stack([scores, cases.quality])
     for name, chosen in ((INNER_TEST, part == TEST), (UNLABELLED, part == POOL)):
         if chosen.any():
-            write_table(run / name, ["image_id", *columns, *folds], _rows(ids, chosen, scores))
+            header = ["image_id", *columns, *folds, *MEASURES]
+            write_table(run / name, header, _rows(ids, chosen, seen))
 
 
 def write_split(run: Path, recipe: Recipe, cases: Cases, part: NDArray[np.int64]) -> None:
@@ -182,6 +174,7 @@ def _split_columns(recipe: Recipe, cases: Cases, part: NDArray[np.int64]) -> dic
     }
     for label, values in zip(recipe.labels, cases.targets[real].T.tolist(), strict=True):
         columns[label] = ["" if value < 0 else value for value in values]
+    columns["patient_id"] = cases.patient[real].tolist()  # a number, never the name of a table
     return columns | ({"source": cases.source[real]} if any(cases.source[real]) else {})
 
 
@@ -191,7 +184,7 @@ def _columns(name: str, recipe: Recipe) -> list[str]:
 
 def _rows(ids: Sequence[str], chosen: NDArray[np.bool_], values: NDArray[Any]) -> Iterable[list[str]]:
     for i in np.flatnonzero(chosen):
-        yield [ids[i], *(f"{value:.6g}" for value in values[i].reshape(-1))]
+        yield [ids[i], *(f"{value:.6g}" for value in values[i])]
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -213,7 +206,12 @@ def begin_epochs(run: Path, starting: Iterable[int]) -> None:
 
 
 def append_epoch(run: Path, fold: int, epoch: "Epoch") -> None:
-    """Append one line to epochs.csv, in one piece: folds in other processes do so too."""
+    """Append one line to epochs.csv, in one piece: folds in other processes do so too.
+
+    An epoch that is repeated after a stop keeps the line that it has.
+    """
+    if any((row["fold"], row["epoch"]) == (str(fold), str(epoch.number)) for row in read_epochs(run)):
+        return
     auc = epoch.validation_auc
     cells = (
         fold,

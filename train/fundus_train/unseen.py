@@ -17,10 +17,11 @@ from rich.progress import Progress
 
 from fundus_core.errors import LabelsError
 from fundus_core.files import whole_file
-from fundus_core.tables import LabelTable, join, read_scores
+from fundus_core.reading import read_scores
+from fundus_core.tables import LabelTable, join
 from fundus_core.views import views_named
-from fundus_eval.auc import Interval
 from fundus_eval.evaluation import evaluate
+from fundus_eval.intervals import Interval
 from fundus_train.cases import Cases, load_cases
 from fundus_train.determinism import deterministic
 from fundus_train.loop import Epoch, fit_fold, predict

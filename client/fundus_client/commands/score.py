@@ -13,15 +13,18 @@ from typing import Any
 import click
 
 from fundus_client.commands.options import FILE, PATH, REPOSITORY, TIMEOUT, URLS, WAIT
+from fundus_client.commands.summary import print_counts
 from fundus_client.journal import Found, Journal, journal_path, open_journal
 from fundus_client.member import Patience
 from fundus_client.progress import scoring_progress
 from fundus_client.pseudonymous import Pseudonymous
 from fundus_client.ray_engine import score_on_ray
 from fundus_client.run import (
+    Findings,
     Job,
     RunSummary,
-    evaluate_output,
+    calibrators_of,
+    judge_output,
     run_json_path,
     run_record,
     score_locally,
@@ -37,9 +40,10 @@ from fundus_core.ensemble import ENSEMBLE_MODEL, EnsembleSpec
 from fundus_core.errors import EXIT_SOME_FAILED, FundusError, LabelsError, UsageError
 from fundus_core.files import IMAGE_SUFFIXES
 from fundus_core.pseudonyms import Pseudonyms, pseudonymised, read_key
-from fundus_core.tables import LabelTable, read_labels
+from fundus_core.reading import read_labels
+from fundus_core.tables import LabelTable
 from fundus_core.tls import Tls
-from fundus_eval.evaluation import Evaluation
+from fundus_eval.shift import shift_warnings
 from fundus_eval.text import evaluation_lines
 
 EXAMPLES = """\b
@@ -71,6 +75,7 @@ Exit codes: 0 all scored, 1 fatal, 2 usage, 3 some files failed, 4 server unreac
 @WAIT
 @click.option("--fresh", is_flag=True, help="Start over: forget what an earlier run left in the journal.")
 @click.option("--retry-failed", is_flag=True, help="Try the files again that an earlier run could not score.")
+@click.option("--calibrated", is_flag=True, help="Add a column of calibrated probabilities.")
 @click.option(
     "--pseudonymise", "key", type=FILE, help="Write keyed pseudonyms for names; the file is the key."
 )
@@ -93,6 +98,7 @@ def score(
     wait: float,
     fresh: bool,
     retry_failed: bool,
+    calibrated: bool,
     key: Path | None,
     dry_run: bool,
     quiet: bool,
@@ -121,6 +127,8 @@ def score(
     def begin(spec: EnsembleSpec) -> None:
         nonlocal table
         journal.belongs_to(spec)
+        if calibrated:
+            calibrators_of(spec)  # refused now, not after the night's scoring
         table = _read_labels(labels, names, spec, journal) if labels else None
 
     with open_journal(journal_path(output), fresh=fresh) as journal, _explained(journal):
@@ -130,15 +138,15 @@ def score(
         with scoring_progress(found, quiet) as tick:
             job = Job(source, journal, begin, tick)
             end = score_on_ray(job, servers, address) if engine == "ray" else score_locally(job, servers)
-        outcomes = write_table(journal, output, end)
+        outcomes = write_table(journal, output, end, calibrated=calibrated)
         summary = summarise(outcomes, found, time.monotonic() - started_s)
-        evaluation = evaluate_output(output, table, end.spec) if table else None
-        record = run_record(_arguments(), end.spec, summary, evaluation)
+        findings = judge_output(output, table, end.spec)
+        record = run_record(_arguments(), end.spec, summary, findings)
         write_run_json(output, record)
     if as_json:
         click.echo(json.dumps(record, indent=2))
     elif not quiet:
-        _print(summary, evaluation, output)
+        _print(summary, findings, output)
     _exit(end.lost, summary)
 
 
@@ -199,15 +207,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _print(summary: RunSummary, evaluation: Evaluation | None, output: Path) -> None:
-    speed = f"{summary.wall_s:.1f} s, {summary.images_per_s:.1f} images/s"
-    click.echo(f"scored {summary.n_scored} of {summary.n_files} files in {speed}")
-    for reason, count in sorted(summary.reasons.items()):
-        click.echo(f"failed {count}: {reason}")
-    if summary.n_ungradable:
-        click.echo(f"ungradable {summary.n_ungradable}: scored, but look at the column `ungradable`")
-    if evaluation:
-        click.echo("\n".join(evaluation_lines(evaluation)))
+def _print(summary: RunSummary, findings: Findings, output: Path) -> None:
+    print_counts(summary)
+    if findings.evaluation:
+        click.echo("\n".join(evaluation_lines(findings.evaluation)))
+    for line in shift_warnings(findings.shift):
+        say(f"Warning: {line}")
     click.echo(f"table  {output}\nrun    {run_json_path(output)}")
 
 

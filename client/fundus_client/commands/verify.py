@@ -13,7 +13,7 @@ from fundus_client.servers import reference_repository, scoring_servers
 from fundus_client.verify import check_same_bundle, replay
 from fundus_core.console import stderr, tls_options
 from fundus_core.ensemble import read_manifest
-from fundus_core.tables import read_labels
+from fundus_core.reading import read_labels
 from fundus_core.tls import Tls
 from fundus_eval.parity import Parity
 

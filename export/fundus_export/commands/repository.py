@@ -5,9 +5,11 @@ from typing import cast, get_args
 
 import click
 
+from fundus_core.calibrator import CalibrationMethod
 from fundus_core.console import FILE, FOLDER, quiet_libraries, say, stderr
 from fundus_core.ensemble import Precision
 from fundus_core.errors import MissingExtraError, UsageError
+from fundus_eval.out_of_fold import RULES, threshold_rule
 
 EXAMPLE = "Example:\n\n\b\n  fundus-export repository runs/first model_repository --precision fp16"
 
@@ -23,27 +25,50 @@ EXAMPLE = "Example:\n\n\b\n  fundus-export repository runs/first model_repositor
     type=click.Choice(get_args(Precision)),
     help="What the folds compute in; fp16 for GPUs, int8 for CPUs.",
 )
+@click.option(
+    "--cut-off",
+    default=RULES[0],
+    show_default=True,
+    metavar="RULE",
+    help=f"What fixes the decision threshold on the out-of-fold scores, such as: {', '.join(RULES)}.",
+)
+@click.option(
+    "--calibrator",
+    default="temperature",
+    show_default=True,
+    type=click.Choice(get_args(CalibrationMethod)),
+    help="Fitted on the out-of-fold scores too; used where it is asked for.",
+)
 @click.option("--images", type=FOLDER, help="Images of your own whose answers become golden too.")
 @click.option("--labels", type=FILE, help="Labels of --images, for the change of the AUC.")
 def repository(
-    run: Path, out: Path, version: str, precision: str, images: Path | None, labels: Path | None
+    run: Path,
+    out: Path,
+    version: str,
+    precision: str,
+    cut_off: str,
+    calibrator: str,
+    images: Path | None,
+    labels: Path | None,
 ) -> None:
     """Export the finished training RUN to the Triton model repository OUT.
 
     Each fold becomes an ONNX graph with its test-time views inside. The answers of PyTorch to synthetic
     phantoms and to --images go with it (of your images only the SHA-256), so that `fundus-client verify` can
     replay them through any server. The graphs are compared with PyTorch on these and on held-out photographs
-    of the run, and a difference above the limits of the precision fails the export. The decision thresholds
-    are Youden's on the out-of-fold scores.
+    of the run, and a difference above the limits of the precision fails the export.
     """
     quiet_libraries()
     if labels and not images:
         raise UsageError("--labels says what is true of --images. Give both, or neither.")
     try:
-        from fundus_export.repository import Wanted, export_repository
+        from fundus_export.repository import export_repository
+        from fundus_export.trained import Wanted
     except ImportError as error:
         raise MissingExtraError("export", f"the package '{error.name}'") from None
-    wanted = Wanted(version, cast(Precision, precision), images, labels)
+    threshold_rule(cut_off)  # now, not after the graphs
+    method = cast(CalibrationMethod, calibrator)
+    wanted = Wanted(version, cast(Precision, precision), cut_off, method, images, labels)
     with stderr.status("exporting"):
         spec = export_repository(run, out, wanted, say)
     thresholds = ", ".join(f"{k} {t:.4f}" for k, t in zip(spec.labels, spec.thresholds, strict=True))

@@ -7,8 +7,8 @@ import click
 
 from fundus_core.console import FILE, FOLDER, quiet_libraries, stderr
 from fundus_core.errors import MissingExtraError
+from fundus_core.reading import read_labels
 from fundus_core.repository import check_repository
-from fundus_core.tables import read_labels
 
 EXAMPLE = """\b
 Example:

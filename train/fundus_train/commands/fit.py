@@ -10,7 +10,7 @@ import click
 
 from fundus_core.console import FILE, FOLDER, progress_bar, quiet_libraries, say
 from fundus_core.errors import MissingExtraError
-from fundus_core.tables import read_labels
+from fundus_core.reading import read_labels
 from fundus_eval.evaluation import Evaluation
 from fundus_train.guards import claimed, full_disk, launched_rank, resumable
 from fundus_train.recipe import read_recipe

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fundus_core.errors import LabelsError
+from fundus_core.reading import read_labels
 from fundus_core.sheet import Sheet, read_sheet
-from fundus_core.tables import LabelTable, read_labels
+from fundus_core.tables import LabelTable
 from fundus_train.sources.photograph import Photograph
 
 # What this project calls a column: what it may be called, first choice first. Those with capitals are from

@@ -1,0 +1,70 @@
+"""A run over photographs: each becomes a picture, a map and a row, or a row with a reason."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fundus_client.explaining.explain import Explainer, Tick, UnexplainedError
+from fundus_client.explaining.table import ExplainRow, found_cells, write_map
+from fundus_client.sources import Ref
+from fundus_core.errors import (
+    BreaksServerError,
+    BundleError,
+    ImageError,
+    ServerError,
+    ServerUnreachableError,
+    UsageError,
+)
+from fundus_core.images import DEFAULT_LIMITS
+
+NOT_ASKED = "server_unreachable: Not explained: no server was ready any more."
+Begin = Callable[[], Tick]  # is called for each image that comes next
+
+
+def label_index(labels: Sequence[str], label: str | None) -> int:
+    """Return where a label stands, 0 for None.
+
+    Raises:
+        UsageError: the bundle has no such label.
+    """
+    if label is None:
+        return 0
+    if label not in labels:
+        raise UsageError(f"The bundle has no label {label!r}. Choose one of: {', '.join(labels)}.")
+    return labels.index(label)
+
+
+async def explain_all(
+    explainer: Explainer, refs: Sequence[Ref], folder: Path, begin: Begin
+) -> list[ExplainRow]:
+    """Return a row for each image, in order; once the servers are lost, the others are not asked."""
+    rows = []
+    for ref in refs:
+        if explainer.pool.lost:
+            rows.append(ExplainRow(ref.image_id, "", NOT_ASKED, ()))
+        else:
+            rows.append(await _row(explainer, ref, folder, begin()))
+    return rows
+
+
+async def _row(explainer: Explainer, ref: Ref, folder: Path, tick: Tick) -> ExplainRow:
+    sha256 = ""
+    try:
+        data = await asyncio.to_thread(ref.read, DEFAULT_LIMITS)
+        sha256 = hashlib.sha256(data).hexdigest()
+        found = await explainer.explain(data, tick)
+    except (ServerUnreachableError, BundleError):
+        reason = NOT_ASKED
+    except ImageError as error:
+        reason = f"{error.reason}: {error}"
+    except UnexplainedError as error:
+        reason = f"{error.code}: {error}"
+    except BreaksServerError as error:
+        reason = f"breaks_server: {error}"
+    except ServerError as error:
+        reason = f"server_error: {error}"
+    else:
+        await asyncio.to_thread(write_map, folder, ref.image_id, found)
+        return ExplainRow(ref.image_id, sha256, "", found_cells(found))
+    return ExplainRow(ref.image_id, sha256, reason, ())

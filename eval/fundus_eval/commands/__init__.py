@@ -1,0 +1,1 @@
+"""The commands of `fundus-eval`, one module each."""

@@ -1,0 +1,132 @@
+"""`fundus-eval report`: everything about an evaluation in one HTML file."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from fundus_core.console import FOLDER, stderr
+from fundus_core.errors import UsageError
+from fundus_core.files import whole_file
+from fundus_eval.commands.options import (
+    BUNDLE,
+    LABEL,
+    LABELS,
+    RULE,
+    SCORES,
+    THRESHOLD,
+    UNIT,
+    Question,
+    read_question,
+)
+from fundus_eval.report import report_html, study_json, write_figures
+from fundus_eval.report.thumbnails import thumbnails_of
+from fundus_eval.study import Rule, Unit
+from fundus_eval.whole import Plan, study
+
+EXAMPLES = """\b
+Examples:
+  fundus-eval report scores.csv labels.csv --output report.html
+  fundus-eval report scores.csv labels.csv --unit patient --subgroup source --subgroup age --prevalence 0.02
+  fundus-eval report scores.csv labels.csv --figures figures --json report.json --thumbnails ./images"""
+
+
+@click.command(epilog=EXAMPLES)
+@SCORES
+@LABELS
+@click.option(
+    "--output", default="report.html", show_default=True, type=click.Path(path_type=Path), help="To write."
+)
+@click.option("--figures", type=click.Path(file_okay=False, path_type=Path), help="Also as SVG and PNG here.")
+@click.option("--json", "numbers", type=click.Path(path_type=Path), help="Also every number, in this file.")
+@click.option("--title", default="Evaluation", show_default=True, help="The report's heading.")
+@LABEL
+@BUNDLE
+@THRESHOLD
+@UNIT
+@RULE
+@click.option(
+    "--prevalence",
+    "prevalences",
+    multiple=True,
+    default=(0.02, 0.2),
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share with the disease, for PPV and NPV; repeatable.",
+)
+@click.option("--subgroup", "subgroups", multiple=True, help="A column of LABELS to split by; repeatable.")
+@click.option(
+    "--thumbnails", type=FOLDER, help="Show the most wrong photographs of this folder: they are patients'."
+)
+@click.option(
+    "--resamples", default=2000, show_default=True, type=click.IntRange(100), help="Of the bootstrap."
+)
+@click.option("--seed", default=0, show_default=True, help="Of the bootstrap's draws.")
+def report(
+    scores: Path,
+    labels: Path,
+    output: Path,
+    figures: Path | None,
+    numbers: Path | None,
+    title: str,
+    names: tuple[str, ...],
+    bundle: Path | None,
+    threshold: float | None,
+    unit: str,
+    rule: str,
+    prevalences: tuple[float, ...],
+    subgroups: tuple[str, ...],
+    thumbnails: Path | None,
+    resamples: int,
+    seed: int,
+) -> None:
+    """Write what SCORES and LABELS say of an ensemble to one HTML file that needs no network.
+
+    It holds the AUC with its interval, operating points, calibration, subgroups, the flow of images and how
+    all of it was made. Thresholds and calibrator are those that the bundle fixed before the test.
+    """
+    asked = read_question(scores, labels, names, bundle, subgroups)
+    points = asked.cut_offs(threshold)
+    plan = Plan(cast(Unit, unit), cast(Rule, rule), points, prevalences, subgroups, resamples, seed)
+    with stderr.status("evaluating"):
+        found = study(asked.joined, asked.table, asked.spec, plan, _made(asked, plan, scores, labels))
+        shown = thumbnails_of(found, thumbnails) if thumbnails else {}
+        _write(output, report_html(found, title, shown))
+        if figures:
+            write_figures(found, figures)
+        if numbers:
+            _write(numbers, json.dumps(study_json(found), indent=2) + "\n")
+    click.echo(f"report  {output}")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with whole_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}. Choose another --output.") from None
+
+
+def _made(asked: Question, plan: Plan, scores: Path, labels: Path) -> dict[str, Any]:
+    """Return how it was made, for people. Paths may hold names, so only the last part is kept."""
+    bundle = {"name": asked.spec.name, "version": asked.spec.version} if asked.spec else {}
+    return {
+        "scores": {"file": scores.name, "sha256": _sha256(scores)},
+        "labels": {"file": labels.name, "sha256": _sha256(labels)},
+        "bundle": bundle | {"digest": asked.table.bundle},
+        "unit": plan.unit,
+        "rule": plan.rule,
+        "resamples": plan.resamples,
+        "seed": plan.seed,
+        "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in ("fundus-triton", "numpy")},
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
