@@ -65,10 +65,10 @@ class CutOff:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """How a measure was distributed over the photographs of the training.
+    """How a measure was distributed over photographs like those of the training, which were held out of it.
 
     Args:
-        measure: "score:" and a label for the out-of-fold scores, or a field of `fundus_core.quality.Quality`.
+        measure: "score:" and a label for the ensemble's scores, or a field of `fundus_core.quality.Quality`.
         n: how many photographs.
         median: of the measure.
         edges: inner edges between bins, increasing; a value on an edge is in the bin above.
@@ -91,7 +91,7 @@ class EnsembleSpec:
         thresholds: K operating points on the averaged probability, fixed from out-of-fold scores.
         cut_offs: what other rules gave on the same scores; the one that was chosen is among them.
         calibrators: K maps to calibrated probabilities, or none.
-        training: what the photographs of the training were like, to tell new ones that differ.
+        training: what photographs like those of the training are like, to tell new ones that differ.
         precision: what the folds compute in.
         files: SHA-256 (hex) of every file of the repository that is not rendered from this spec, by its
             path: weights, golden images and their answers.

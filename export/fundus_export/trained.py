@@ -20,7 +20,7 @@ from fundus_train.checkpoint import CheckpointSpec, load_checkpoint
 from fundus_train.fit import checkpoint_path
 from fundus_train.network import FundusNetwork
 from fundus_train.recipe import Recipe
-from fundus_train.results import OUT_OF_FOLD, SPLIT, read_run_json
+from fundus_train.results import INNER_TEST, OUT_OF_FOLD, SPLIT, read_run_json
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class Wanted:
 def ensemble_spec(trained: Trained, wanted: Wanted) -> EnsembleSpec:
     """Return the spec of the run's ensemble, still without its files.
 
-    Thresholds and calibrators are fixed on the out-of-fold scores, before anything is tested.
+    Thresholds and calibrators are fixed on the out-of-fold scores, before anything is tested. What new
+    photographs are compared with are those held out: like them, they are answered by all folds together.
     """
     run, recipe = trained.run, trained.recipe
-    scores = read_scores(run / OUT_OF_FOLD)
-    joined = join(scores, read_labels(run / SPLIT, recipe.labels))
+    joined = join(read_scores(run / OUT_OF_FOLD), read_labels(run / SPLIT, recipe.labels))
     points = cut_offs(joined, wanted.cut_off)
     labels, part = range(len(recipe.labels)), _parts(run, joined)
     folds = tuple(
@@ -100,7 +100,7 @@ def ensemble_spec(trained: Trained, wanted: Wanted) -> EnsembleSpec:
         thresholds=points[0].thresholds,
         cut_offs=points,
         calibrators=calibrators(joined, wanted.calibrator),
-        training=distributions(scores, recipe.labels),
+        training=distributions(read_scores(run / INNER_TEST), recipe.labels),
         precision=wanted.precision,
         provenance=trained.summary,
     )

@@ -167,13 +167,10 @@ def test_answers_that_depend_on_no_place_are_unstable() -> None:
 
 def test_stability_foretells_how_alike_maps_of_other_masks_are() -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, (2, 400))
-    pairs = [(planted(covers) + each, covers) for each, covers in zip(noise, map_seeds(), strict=True)]
+    masks = [random_covers(400, seed) for seed in (0, 1)]
+    pairs = [(planted(covers) + each, covers) for each, covers in zip(noise, masks, strict=True)]
     alike = np.corrcoef(*(heat_map(*pair).ravel() for pair in pairs))[0, 1]
     assert stability(*pairs[0], EVERYWHERE) == pytest.approx(alike, abs=0.05)
-
-
-def map_seeds() -> list[np.ndarray]:
-    return [random_covers(400, seed) for seed in (0, 1)]
 
 
 def test_the_place_that_decides_is_found_and_few_copies_are_under_way() -> None:
@@ -260,8 +257,7 @@ def test_every_input_has_its_row_and_every_explanation_its_files(folder: Path, t
 
 
 def test_once_the_servers_are_lost_the_rest_is_not_asked(folder: Path, tmp_path: Path) -> None:
-    lost = ServerUnreachableError("No server is ready.")
-    pool = Ensemble(np.s_[:, :], lost=lost)
+    pool = Ensemble(np.s_[:, :], lost=ServerUnreachableError("No server is ready."))
     rows = run(pool, folder, tmp_path / "out")
     assert {row["reason"].partition(":")[0] for row in rows} == {"server_unreachable"}
     assert (len(rows), pool.n_asked) == (4, 0)

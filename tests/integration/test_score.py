@@ -9,6 +9,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
@@ -18,9 +19,11 @@ from tests.integration.conftest import Score, Scored, probabilities, run_score, 
 from fundus_client.embedded import EmbeddedServer
 from fundus_core.ensemble import IMAGE, PIXELS, PREPROCESS_MODEL, EnsembleSpec, read_manifest
 from fundus_core.preprocess import preprocess_encoded
+from fundus_core.quality import MEASURES
 from fundus_core.reading import read_labels
 
-COLUMNS = "image_id,sha256,status,reason,ungradable,probability,fold_0,fold_1,spread,decision,bundle_digest"
+OF_LABEL = ("probability", "fold_0", "fold_1", "spread", "decision")
+COLUMNS = ("image_id", "sha256", "status", "reason", "ungradable", *OF_LABEL, *MEASURES, "bundle_digest")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def embedded(
 
 def test_columns_and_order(embedded: Scored, phantom_folder: Path) -> None:
     assert embedded.code == 0
-    assert embedded.output.read_text().splitlines()[0] == COLUMNS
+    assert embedded.output.read_text().splitlines()[0].split(",") == list(COLUMNS)
     images = [path.name for path in phantom_folder.iterdir() if path.name != "labels.csv"]
     assert [row["image_id"] for row in embedded.rows] == sorted(images)
 
@@ -78,6 +81,8 @@ def test_run_json(embedded: Scored, spec: EnsembleSpec, labels: Path) -> None:
     assert run["arguments"]["labels"] == str(labels)
     assert run["images_per_s"] == pytest.approx(48 / run["counts"]["wall_s"])
     assert run["evaluation"]["n"] == 48
+    assert EnsembleSpec.from_json(json.dumps(run["manifest"])) == spec
+    assert [each["measure"] for each in run["shift"]] == ["score:glaucoma", *MEASURES]
 
 
 def test_output_is_parseable_and_quiet(embedded: Scored) -> None:
@@ -94,6 +99,27 @@ def test_auc_is_that_of_fundus_eval(embedded: Scored, labels: Path, spec: Ensemb
     lines = succeed("eval", "auc", embedded.output, labels, "--threshold", spec.thresholds[0])
     assert re.search(r"AUC +[\d.]+ \[[\d.]+, [\d.]+\]", lines)
     assert lines in embedded.stdout
+
+
+def test_photographs_like_those_of_the_training_bring_no_warning(
+    embedded: Scored, tmp_path: Path, server: EmbeddedServer, score: Score, photos: list[Path]
+) -> None:
+    assert "Warning" not in embedded.stderr
+    for path in photos:
+        darker = cv2.convertScaleAbs(cv2.imread(str(path)), alpha=0.4)
+        cv2.imwrite(str(tmp_path / path.name), darker)
+    said = score(tmp_path, "--url", server.grpc_address).stderr
+    assert re.search(r"Warning: .*differ from those of the training in .*brightness \(median 0", said)
+
+
+def test_calibrated_probabilities_are_a_column_more(
+    embedded: Scored, phantom_folder: Path, spec: EnsembleSpec, server: EmbeddedServer, score: Score
+) -> None:
+    done = score(phantom_folder, "--url", server.grpc_address, "--calibrated")
+    for row in done.rows:
+        expected = spec.calibrators[0](float(row["probability"]))
+        assert float(row.pop("calibrated")) == pytest.approx(expected, rel=1e-6)
+    assert done.rows == embedded.rows
 
 
 def test_a_second_run_gives_the_same_bytes(

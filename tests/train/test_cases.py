@@ -11,6 +11,7 @@ import pytest
 from fundus_core import phantoms
 from fundus_core.errors import LabelsError
 from fundus_core.preprocess import PreprocessSpec, preprocess, preprocess_encoded
+from fundus_core.quality import MEASURES
 from fundus_core.tables import LabelTable
 from fundus_train.cases import Cases, load_cases
 from fundus_train.recipe import Network, Phantoms, PseudoLabels, Recipe
@@ -212,7 +213,9 @@ def test_the_index_holds_digests_and_no_patient(images: Path) -> None:
     load(images)
     text = (images.parent / "cache" / "index.json").read_text()
     digest = hashlib.sha256((images / "a.png").read_bytes()).hexdigest()
-    assert json.loads(text)["outcomes"][0] == {"sha256": digest}
+    first = json.loads(text)["outcomes"][0]
+    assert (first["sha256"], len(first.pop("quality"))) == (digest, len(MEASURES))
+    assert first.keys() == {"sha256"}
     assert not any(patient in text for patient in ("P1", "P2", "P4"))
 
 

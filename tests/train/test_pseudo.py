@@ -117,7 +117,8 @@ def test_each_of_several_labels_is_sure_by_itself(tmp_path: Path) -> None:
 
 
 def fitted(number: int, auc: float) -> Fitted:
-    label = LabelEvaluation("glaucoma", 9, 4, Interval(auc, auc - 0.1, auc + 0.1), None, (), None)
+    interval = Interval(auc, auc - 0.1, auc + 0.1)
+    label = LabelEvaluation("glaucoma", "image", 9, 4, None, interval, None, (), None, None)
     evaluation = Evaluation((label,), 9, 9, 0, 0, 0)
     counts = (number, 10 * number, 20 * number, 9, 2, 3, {}, ())
     return Fitted(Path("x"), *counts, evaluation, evaluation, {})
