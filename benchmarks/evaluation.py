@@ -129,7 +129,7 @@ def study(n: int, resamples: int) -> dict[str, Any]:
     """Return what everything about one label takes."""
     truth, score, cluster = draw(n)
     names, folds = tuple(map(str, range(n))), np.stack([score] * 4, axis=1)
-    of = Sample(names, truth, score, folds, cluster, np.zeros(n, bool), {})
+    of = Sample(names, truth, score, folds, cluster, np.zeros(n, bool), {}, None)
     options: tuple[Any, ...] = ("image", "mean", [("given", 0.5)], (0, 0), np.sqrt, (0.1,), (), resamples, 0)
     seconds = timed(lambda: study_label(of, "glaucoma", *options))
     return {"images": n, "resamples": resamples, "seconds": round(seconds, 2), "max_rss_mb": peak_mb()}

@@ -36,6 +36,7 @@ from fundus_client.ray_engine import LARGEST, block_size
 from fundus_client.run import End, Job, write_table
 from fundus_client.servers import Servers
 from fundus_core.files import ImageRef, find_images, stamp_of
+from fundus_core.quality import MEASURES, Quality
 from fundus_core.rows import ScoreRow
 
 RESULTS = Path(__file__).parent / "results"
@@ -153,7 +154,8 @@ def take(journal: Journal, refs: list[Noted]) -> None:
         for number, ref in enumerate(refs[start : start + LARGEST], start):
             sha256 = f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}" * 4  # in no order, as real ones
             p = (number % 9973 / 9973,)
-            row = ScoreRow(ref.image_id, sha256, "scored", "", p, (p,) * len(SPEC.folds))
+            measures = Quality(*[0.1234567 + number % 97 / 1000] * len(MEASURES))  # digits as real ones have
+            row = ScoreRow(ref.image_id, sha256, "scored", "", p, (p,) * len(SPEC.folds), measures)
             journal.record(ref.image_id, ref.stamp(), row)
         journal.commit()
 

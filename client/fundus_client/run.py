@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import platform
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from fundus_client.sources import Source
 from fundus_core.calibrator import Calibrator
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import FundusError, UsageError
+from fundus_core.provenance import versions_of
 from fundus_core.reading import read_scores
 from fundus_core.rows import ScoreFormat, ScoreRow
 from fundus_core.tables import LabelTable, join
@@ -146,7 +145,7 @@ async def _score_missing(pool: Pool, job: Job) -> None:
             task.result()
 
 
-def write_table(journal: Journal, output: Path, end: End, *, calibrated: bool) -> Counter[str]:
+def write_table(journal: Journal, output: Path, end: End, *, calibrated: bool = False) -> Counter[str]:
     """Write the row of every input and count the outcomes: reason codes, "scored" and "ungradable".
 
     Raises:
@@ -222,7 +221,6 @@ def run_record(
     arguments: dict[str, Any], spec: EnsembleSpec, summary: RunSummary, findings: Findings
 ) -> dict[str, Any]:
     """Return how a table was made: arguments, versions, bundle, counts, speed, and what it says."""
-    names = ("fundus-triton", "numpy", "grpcio", "tritonclient")
     return {
         "command": "fundus-client score",
         "arguments": arguments,
@@ -233,7 +231,7 @@ def run_record(
         "images_per_s": summary.images_per_s,
         "shift": [asdict(each) for each in findings.shift],
         "evaluation": findings.evaluation and findings.evaluation.to_json(),
-        "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
+        "versions": versions_of("fundus-triton", "numpy", "grpcio", "tritonclient"),
         "manifest": json.loads(spec.to_json()),
     }
 

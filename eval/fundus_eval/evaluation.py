@@ -58,7 +58,7 @@ class LabelEvaluation:
 
     Args:
         n: images, eyes or patients, as `unit` says; `n_positive` of them have it.
-        n_patients: whose several rows are not counted as independent; None where all rows are.
+        n_patients: whose units they are; None where the labels name no patients.
         auc_missing_reason: a sentence where there is no AUC.
         fold_auc: (F,); empty where the AUC is missing or the folds are not known.
         gradable: None where no unit is flagged.
@@ -162,7 +162,7 @@ def _evaluate_label(
         unit=unit,
         n=len(truth),
         n_positive=int((truth == 1).sum()),
-        n_patients=None if cluster is None else len(np.unique(cluster)),
+        n_patients=sample.n_patients,
         auc=auc,
         auc_missing_reason=reason,
         fold_auc=fold_auc,

@@ -5,7 +5,6 @@ each of them, and to the exporter's own images, which are known by their SHA-256
 names stay outside.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from fundus_core.ensemble import ENSEMBLE_MODEL, EnsembleSpec
 from fundus_core.errors import BundleError, UsageError
 from fundus_core.files import find_images
 from fundus_core.phantoms import LABELS_FILE, write_samples
+from fundus_core.provenance import sha256_of
 from fundus_core.reading import read_labels, read_scores
 from fundus_core.rows import ScoreFormat, ScoreRow, score_writer
 from fundus_core.tables import UNLABELLED, LabelTable
@@ -57,7 +57,7 @@ def write_answers(repository: Path, spec: EnsembleSpec, paths: Sequence[Path], a
     written = set()
     with score_writer(folder / ANSWERS_FILE, table) as write:
         for path, probability, folds in zip(paths, answers.probability, answers.folds, strict=True):
-            sha256 = _sha256(path)
+            sha256 = sha256_of(path)
             image_id = path.name if path.parent == folder else sha256
             if image_id not in written:
                 write(ScoreRow(image_id, sha256, "scored", "", tuple(probability), tuple(map(tuple, folds))))
@@ -101,7 +101,7 @@ def phantom_labels(repository: Path, spec: EnsembleSpec) -> LabelTable:
 def _answered(own: Path, row_of: dict[str, int]) -> Iterator[tuple[Path, str, int]]:
     """Yield (file, image_id, row of the answers) of each image that has an answer."""
     for ref in find_images([own]):
-        row = row_of.get(_sha256(ref.path))
+        row = row_of.get(sha256_of(ref.path))
         if row is not None:
             yield ref.path, ref.image_id, row
 
@@ -109,7 +109,3 @@ def _answered(own: Path, row_of: dict[str, int]) -> Iterator[tuple[Path, str, in
 def nothing_known(spec: EnsembleSpec) -> LabelTable:
     """Return an empty labels table."""
     return LabelTable((), spec.labels, np.empty((0, len(spec.labels)), np.int8))
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

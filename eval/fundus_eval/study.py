@@ -27,6 +27,7 @@ class Sample:
         cluster: (N,) units of one number are of one patient, so not independent; None where all are.
         ungradable: (N,) flagged as no good photograph of a fundus.
         columns: (N,) texts of each further column of the labels table, "" where it says nothing.
+        n_patients: whose units they are; None where the labels name no patients.
     """
 
     image_id: tuple[str, ...]
@@ -36,6 +37,7 @@ class Sample:
     cluster: NDArray[np.int64] | None
     ungradable: NDArray[np.bool_]
     columns: dict[str, tuple[str, ...]]
+    n_patients: int | None
 
 
 @dataclass(frozen=True)

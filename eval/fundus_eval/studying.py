@@ -125,7 +125,7 @@ def study_label(
         rule=rule,
         n=len(sample.truth),
         n_positive=int(sample.truth.sum()),
-        n_patients=_n_patients(sample, unit),
+        n_patients=sample.n_patients,
         auc=auc,
         auc_method=_auc_method(auc, sample.cluster),
         auc_bootstrap=measures.interval("auc"),
@@ -184,12 +184,6 @@ def _shared_clusters(samples: Sequence[Sample]) -> list[Cluster]:
     keys = [[patient.get(name, (-1, name)) for name in sample.image_id] for sample in samples]
     number = {key: i for i, key in enumerate({key: None for own in keys for key in own})}
     return [np.array([number[key] for key in own]) for own in keys]
-
-
-def _n_patients(sample: Sample, unit: Unit) -> int | None:
-    if unit == "patient":
-        return len(sample.truth)
-    return None if sample.cluster is None else len(np.unique(sample.cluster))
 
 
 def _auc_method(auc: Interval, cluster: Cluster | None) -> str:

@@ -19,7 +19,8 @@ def evaluation_lines(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _label_pairs(label: LabelEvaluation) -> Iterator[tuple[str, str]]:
-    patients = f" of {label.n_patients} patients" if label.n_patients else ""
+    is_part = label.n_patients and label.unit != "patient"
+    patients = f" of {label.n_patients} patients" if is_part else ""
     yield label.label, f"{label.n} {label.unit}s{patients}, {label.n_positive} positive"
     yield "  AUC", str(label.auc or label.auc_missing_reason)
     if label.fold_auc:

@@ -37,6 +37,7 @@ def sample_of(joined: Joined, label: int, unit: Unit = "image", rule: Rule = "me
         cluster=_cluster(patient),
         ungradable=joined.ungradable[known],
         columns={name: _rows(cells, known) for name, cells in joined.columns.items()},
+        n_patients=None if patient is None else len(np.unique(patient)),
     )
     if unit == "image":
         return images
@@ -133,4 +134,5 @@ def _merged(images: Sample, patient: Numbers, group: Numbers, rule: Rule) -> Sam
         cluster=_cluster(patient[first]),
         ungradable=~gradable,
         columns={name: _rows(cells, first) for name, cells in images.columns.items()},
+        n_patients=images.n_patients,
     )

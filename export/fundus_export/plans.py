@@ -8,7 +8,6 @@
 Only folds become plans; the average of the folds stays on onnxruntime.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from fundus_core.ensemble import MODEL_ONNX, PIXELS, EnsembleSpec, fold_model
 from fundus_core.errors import BundleError, UsageError
+from fundus_core.provenance import sha256_of
 from fundus_core.schema import build
 from fundus_export.engine import INSTEAD, Backend, Profile, build_engine, write_whole
 from fundus_export.toolchain import Toolchain, this_toolchain
@@ -174,6 +174,6 @@ def _of_fold(index: int, report: Report) -> Callable[[float], None]:
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise BundleError(f"'{path}' cannot be read ({error.strerror}). {INSTEAD}") from None

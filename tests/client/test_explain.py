@@ -15,13 +15,7 @@ from tests.conftest import bare_spec
 from fundus_client.cli import main
 from fundus_client.explaining.area import Area, Subject, area_of
 from fundus_client.explaining.explain import IN_FLIGHT, Explainer, Explanation, UnexplainedError
-from fundus_client.explaining.masks import (
-    MAP_CELLS,
-    Heat,
-    heat_map,
-    random_covers,
-    stability,
-)
+from fundus_client.explaining.masks import MAP_CELLS, Heat, heat_map, random_covers, stability
 from fundus_client.explaining.picture import AGAINST, FOR, PANEL_PX, draw
 from fundus_client.explaining.run import explain_all, label_index
 from fundus_client.explaining.table import COLUMNS, write_rows

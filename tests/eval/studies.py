@@ -74,6 +74,7 @@ def sample(n: int, seed: int) -> Sample:
             "sex": tuple(random.choice(["female", "male"], n)),
             "visit": tuple(np.where(pilot, "pilot", "main")),
         },
+        n_patients=-(-n // 2),
     )
 
 

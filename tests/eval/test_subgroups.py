@@ -14,7 +14,7 @@ def sample(n=120, cluster=None, **columns):
     score = np.clip(0.3 * truth + 0.5 * rng.random(n), 0, 1)
     names = tuple(f"{i}.jpg" for i in range(n))
     texts = {name: tuple(map(str, cells)) for name, cells in columns.items()}
-    return Sample(names, truth, score, np.empty((n, 0)), cluster, np.zeros(n, bool), texts)
+    return Sample(names, truth, score, np.empty((n, 0)), cluster, np.zeros(n, bool), texts, None)
 
 
 def values(found):

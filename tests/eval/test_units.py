@@ -50,8 +50,10 @@ def test_images_of_one_patient_are_not_independent():
     assert sample.cluster.tolist()[:3] == [sample.cluster[0]] * 3
     assert len(set(sample.cluster.tolist())) == 5  # x1 and x2 name nobody: each is somebody else
     assert sample.columns["camera"][0] == "A1"
-    assert sample_of(joined(patient_id=None), 0).cluster is None
-    assert sample_of(joined(patient_id=tuple(map(str, range(12)))), 0).cluster is None
+    nobody, each = (sample_of(joined(patient_id=ids), 0) for ids in (None, tuple(map(str, range(12)))))
+    assert (nobody.cluster, nobody.n_patients) == (None, None)
+    assert (each.cluster, each.n_patients) == (None, 7)
+    assert sample.n_patients == sample_of(joined(), 0, "eye").n_patients == 5
 
 
 def test_an_eye_has_one_score_and_its_patient_is_still_known():

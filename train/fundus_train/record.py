@@ -1,6 +1,5 @@
 """Runs recorded into a store that MLflow's UI shows. Nothing of a patient and no split is sent."""
 
-import hashlib
 import logging
 import os
 import re
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fundus_core.errors import UsageError
+from fundus_core.provenance import sha256_of
 from fundus_core.sheet import read_sheet
 from fundus_train.experiments import LIMITS, RUN_JSON, UNSEEN_JSON, Run, flatten
 
@@ -40,7 +40,7 @@ class Recorder:
     def record(self, run: Run) -> bool:
         """Record a finished run; return False where the store holds it already."""
         path = summary_path(run)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = sha256_of(path)
         for there in self.client.search_runs([self.experiment_id], f"tags.`{TAG}` = '{digest}'"):
             if there.info.status == "FINISHED":
                 return False

@@ -3,10 +3,8 @@
 import csv
 import json
 import os
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from fundus_core.errors import BundleError, LabelsError
 from fundus_core.files import whole_file
+from fundus_core.provenance import versions_of
 from fundus_core.quality import MEASURES
 from fundus_core.tables import LabelTable, ScoreTable, join
 from fundus_eval.evaluation import Evaluation, evaluate
@@ -253,8 +252,8 @@ def write_run_json(run: Path, recipe: Recipe, summary: dict[str, Any]) -> None:
 
 def made_by() -> dict[str, str]:
     """Return the versions of what decides a result of training."""
-    names = ("fundus-triton", "torch", "timm", "lightning", "numpy", "opencv-python-headless")
-    return {name: version(name) for name in names} | {"python": platform.python_version()}
+    packages = ("fundus-triton", "torch", "timm", "lightning", "numpy", "opencv-python-headless")
+    return versions_of(*packages)
 
 
 def read_run_json(run: Path) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 import ctypes
 import errno
-import hashlib
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from fundus_core.files import flush as flush
+from fundus_core.provenance import sha256_of
 
 PARTIAL = ".fundus-watch.partial"
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
@@ -39,7 +39,7 @@ def move_new(source: Path, target: Path, sha256: str) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        if not (sha256 and target.is_file() and _sha256(target) == sha256):
+        if not (sha256 and target.is_file() and sha256_of(target) == sha256):
             _copy_new(source, target, sha256)
         flush(target.parent)
         source.unlink()
@@ -61,7 +61,7 @@ def _copy_new(source: Path, target: Path, sha256: str) -> None:
     partial = target.with_name(PARTIAL)
     try:
         shutil.copyfile(source, partial)
-        if sha256 and _sha256(partial) != sha256:
+        if sha256 and sha256_of(partial) != sha256:
             raise OSError(errno.ESTALE, "The file changed while it was copied")
         flush(partial)
         with suppress(OSError):  # not every file system keeps times
@@ -69,8 +69,3 @@ def _copy_new(source: Path, target: Path, sha256: str) -> None:
         _rename_new(partial, target)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

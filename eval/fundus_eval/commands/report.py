@@ -1,9 +1,7 @@
 """`fundus-eval report`: everything about an evaluation in one HTML file."""
 
-import hashlib
 import json
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +10,7 @@ import click
 from fundus_core.console import FOLDER, stderr
 from fundus_core.errors import UsageError
 from fundus_core.files import whole_file
+from fundus_core.provenance import sha256_of, versions_of
 from fundus_eval.commands.options import (
     BUNDLE,
     LABEL,
@@ -115,18 +114,13 @@ def _made(asked: Question, plan: Plan, scores: Path, labels: Path) -> dict[str, 
     """Return how it was made, for people. Paths may hold names, so only the last part is kept."""
     bundle = {"name": asked.spec.name, "version": asked.spec.version} if asked.spec else {}
     return {
-        "scores": {"file": scores.name, "sha256": _sha256(scores)},
-        "labels": {"file": labels.name, "sha256": _sha256(labels)},
+        "scores": {"file": scores.name, "sha256": sha256_of(scores)},
+        "labels": {"file": labels.name, "sha256": sha256_of(labels)},
         "bundle": bundle | {"digest": asked.table.bundle},
         "unit": plan.unit,
         "rule": plan.rule,
         "resamples": plan.resamples,
         "seed": plan.seed,
         "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in ("fundus-triton", "numpy")},
+        "versions": versions_of("fundus-triton", "numpy"),
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -141,7 +141,7 @@ def _ungradable(study: Study) -> Iterator[str]:
 
 
 def _unknown_patients(study: Study) -> Iterator[str]:
-    if any(label.n_patients is None and label.unit != "patient" for label in study.labels):
+    if any(label.n_patients is None for label in study.labels):
         yield (
             "The labels name no patients, so all images count as independent. Where a patient has several, "
             "the intervals are too narrow."

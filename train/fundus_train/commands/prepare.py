@@ -1,13 +1,11 @@
 """`fundus-train prepare`: merge data sets into one labels table, and say what was left out and why."""
 
 import json
-import platform
 import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import click
 from fundus_core.console import progress_bar, say
 from fundus_core.errors import FundusError, UsageError
 from fundus_core.files import find_images
+from fundus_core.provenance import versions_of
 from fundus_core.schema import nearest
 from fundus_core.sheet import csv_line
 from fundus_core.tables import UNLABELLED
@@ -169,8 +168,7 @@ def _write(folder: Path, rows: Sequence[Row], labels: Sequence[str], counts: dic
     _table(folder / "labels.csv", ("image_id", *labels, "patient_id", "eye", "source"), kept)
     dropped = ((row.image_id, row.reason) for row in rows if row.reason)
     _table(folder / "dropped.csv", ("image_id", "reason"), dropped)
-    packages = ("fundus-triton", "numpy", "opencv-python-headless", "pillow")
-    made_by = {name: version(name) for name in packages} | {"python": platform.python_version()}
+    made_by = versions_of("fundus-triton", "numpy", "opencv-python-headless", "pillow")
     arguments = click.get_current_context().params
     content = {"arguments": arguments, "sources": counts, "versions": made_by}
     (folder / "prepare.json").write_text(json.dumps(content, indent=2, default=str) + "\n")
