@@ -123,7 +123,7 @@ class _Texts:
 
     def add(self, sheet: Sheet, names: Iterable[str]) -> None:
         for name in names:
-            self.parts.setdefault(name, []).extend(sheet.texts(name))
+            self.parts.setdefault(name, []).extend(map(str.strip, sheet.texts(name)))
 
     def joined(self) -> dict[str, tuple[str, ...]]:
         return {name: tuple(cells) for name, cells in self.parts.items()}

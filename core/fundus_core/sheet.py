@@ -19,6 +19,7 @@ import numpy as np
 from fundus_core.errors import MissingExtraError, UsageError
 from fundus_core.schema import nearest
 
+_SEPARATOR = re.compile("[;\t|]")
 _BREAK = re.compile("\r\n|\r|\n")
 PART_ROWS = 4096  # small parts stay in a processor's cache
 _UNWRITABLE = re.compile(r"[\ud800-\udfff]|\\(?=u(?:d[89a-f][0-9a-f]{2}|005c))")
@@ -38,6 +39,8 @@ class Sheet:
     def __post_init__(self) -> None:
         if any("\0" in column for column in self.columns):
             self.fail("this is no text. Save the table as CSV (UTF-8).")
+        if len(self.columns) == 1 and (found := _SEPARATOR.search(self.columns[0])):
+            self.fail(f"cells are separated by {found[0]!r}. Save it as CSV with commas (UTF-8).")
         if not self.rows:
             self.fail("the table is empty. It needs a header line and one line per image.")
         if {*map(len, self.rows)} != {len(self.columns)}:
@@ -92,7 +95,7 @@ def _csv_parts(path: Path, error: type[UsageError], n_rows: int | None) -> Itera
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             # strict: a quote that is never closed would otherwise swallow the rest of the file
             reader = csv.reader(file, strict=True)
-            columns, is_first = tuple(next(reader, ())), True
+            columns, is_first = tuple(map(str.strip, next(reader, ()))), True
             n_before = reader.line_num
             while (rows := list(islice(reader, n_rows))) or is_first:
                 filled, lines = _filled(rows, n_before, reader.line_num)
@@ -106,15 +109,15 @@ def _csv_parts(path: Path, error: type[UsageError], n_rows: int | None) -> Itera
 
 
 def _filled(rows: list[list[str]], before: int, after: int) -> tuple[tuple[list[str], ...], tuple[int, ...]]:
-    """Return the rows that are no blank lines, and the lines where they end, of those `before` to `after`."""
+    """Return the rows that say anything, and the lines where they end, of those `before` to `after`."""
     if after - before == len(rows):
         ends: Iterable[int] = range(before + 1, after + 1)
     else:  # some cells have line breaks
         spans = (1 + sum(len(_BREAK.findall(cell)) for cell in row) for row in rows)
         ends = islice(accumulate(spans, initial=before), 1, None)
-    if all(rows):
+    if all(map(any, rows)):
         return tuple(rows), tuple(ends)
-    filled = [(row, end) for row, end in zip(rows, ends, strict=True) if row]
+    filled = [(row, end) for row, end in zip(rows, ends, strict=True) if any(row)]
     return tuple(row for row, _ in filled), tuple(end for _, end in filled)
 
 

@@ -91,13 +91,10 @@ class Joined:
     probability: NDArray[np.float64]  # (N, K)
     fold_probability: NDArray[np.float64]  # (N, F, K)
     ungradable: NDArray[np.bool_]  # (N,)
-    patient_id: tuple[str, ...] | None  # (N,)
-    eye: tuple[str, ...] | None  # (N,)
-    columns: dict[str, tuple[str, ...]]  # (N,) each
+    table: LabelTable  # the labels, also of images that are not among the N
+    row: NDArray[np.intp]  # (N,) of the table
+    failed_row: NDArray[np.intp]  # (M,) of the table, whose files have no score
     failed: dict[str, int]  # files without a score, by reason code
-    failed_truth: NDArray[np.int8]  # (M, K) of those whose labels are known
-    failed_patient_id: tuple[str, ...] | None  # (M,)
-    failed_eye: tuple[str, ...] | None  # (M,)
     n_files: int
     n_scored: int
     n_unlabelled: int  # files without a label, scored or not
@@ -124,7 +121,7 @@ def join(scores: ScoreTable, labels: LabelTable) -> Joined:
     has_label = (labels.values >= 0).any(axis=1)
     labelled = (label_row >= 0) & has_label[label_row]
     both = np.flatnonzero(scores.scored & labelled)
-    kept, lost = label_row[both], label_row[~scores.scored & labelled]
+    kept = label_row[both]
     reasons = scores.reason or ("unknown",) * len(scores.image_id)
     return Joined(
         image_id=tuple(scores.image_id[row] for row in both),
@@ -133,13 +130,10 @@ def join(scores: ScoreTable, labels: LabelTable) -> Joined:
         probability=scores.probability[both][:, columns],
         fold_probability=scores.fold_probability[both][:, :, columns],
         ungradable=scores.ungradable[both],
-        patient_id=_of_rows(labels.patient_id, kept),
-        eye=_of_rows(labels.eye, kept),
-        columns={name: tuple(cells[row] for row in kept) for name, cells in labels.columns.items()},
+        table=labels,
+        row=kept,
+        failed_row=label_row[~scores.scored & labelled],
         failed=dict(Counter(reasons[row] for row in np.flatnonzero(~scores.scored)).most_common()),
-        failed_truth=labels.values[lost],
-        failed_patient_id=_of_rows(labels.patient_id, lost),
-        failed_eye=_of_rows(labels.eye, lost),
         n_files=len(scores.image_id),
         n_scored=int(scores.scored.sum()),
         n_unlabelled=int((~labelled).sum()),
@@ -147,15 +141,13 @@ def join(scores: ScoreTable, labels: LabelTable) -> Joined:
     )
 
 
-def _of_rows(cells: tuple[str, ...] | None, rows: NDArray[np.intp]) -> tuple[str, ...] | None:
-    return cells and tuple(cells[row] for row in rows)
+def some(ids: Sequence[str]) -> str:
+    """Return how many ids there are, and up to three of them, for a sentence."""
+    return f"{len(ids)} ids{' such as ' if ids else ''}{', '.join(map(repr, ids[:3]))}"
 
 
 def _nothing_in_common(scores: Sequence[str], labels: Sequence[str]) -> str:
-    of_labels, of_scores = (
-        f"{len(ids)} ids such as {', '.join(map(repr, ids[:3]))}" for ids in (labels, scores)
-    )
-    said = f"the labels have {of_labels}; the scores have {of_scores}"
+    said = f"the labels have {some(labels)}; the scores have {some(scores)}"
     return f"No image of the scores has a label: {said}. Write both relative to the same folder."
 
 

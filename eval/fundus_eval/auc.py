@@ -8,13 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.errors import UsageError
-from fundus_eval.intervals import Interval, logit_interval, normal_quantile
+from fundus_eval.intervals import Interval, logit_interval, normal_quantile, two_sided_p
 
 Truth = NDArray[np.integer[Any]]
 Score = NDArray[np.floating[Any]]
 Cluster = NDArray[np.integer[Any]]
 
 _ROUNDING = 1e-13  # of a placement: what is less is 0
+_FEW_PAIRS = {
+    True: "Clopper and Pearson 1934, on pairs that share no unit: the classes are perfectly separated",
+    False: "Markov's inequality, on pairs that share no unit: the scores or patients tell no variance",
+}
 
 
 class OneClassError(UsageError):
@@ -38,7 +42,14 @@ class PairedTest:
 def auc_delong(
     truth: Truth, score: Score, confidence: float = 0.95, cluster: Cluster | None = None
 ) -> Interval:
-    """Return the AUC with DeLong's interval, in O(n log n); a tie counts one half.
+    """Return `auc_and_method` without the method."""
+    return auc_and_method(truth, score, confidence, cluster)[0]
+
+
+def auc_and_method(
+    truth: Truth, score: Score, confidence: float = 0.95, cluster: Cluster | None = None
+) -> tuple[Interval, str]:
+    """Return the AUC with DeLong's interval, in O(n log n), and how that was made; a tie counts one half.
 
     The variance is DeLong's (DeLong et al., Biometrics 1988), with `cluster` Obuchowski's for clustered data
     (Biometrics 1997). Where its limits would leave 0-1 they are taken on the logit scale (Pepe, The
@@ -60,11 +71,13 @@ def auc_delong(
     auc = float(placed[0].mean())
     variance, n_pairs = _variance(truth, placed, auc, cluster)
     if variance is None:
-        return _few_pairs_interval(auc, n_pairs, confidence)
+        return _few_pairs_interval(auc, n_pairs, confidence), _FEW_PAIRS[auc in (0, 1)]
+    method = "DeLong et al. 1988" if cluster is None else "Obuchowski 1997, clustered by patient"
     margin = normal_quantile(confidence) * variance**0.5
     if auc - margin >= 0 and auc + margin <= 1:
-        return Interval(auc, auc - margin, auc + margin)
-    return Interval(auc, *logit_interval(auc, variance / (auc * (1 - auc)) ** 2, confidence))
+        return Interval(auc, auc - margin, auc + margin), method
+    limits = logit_interval(auc, variance / (auc * (1 - auc)) ** 2, confidence)
+    return Interval(auc, *limits), f"{method}, on the logit scale: the limits would leave 0-1"
 
 
 def auc_or_none(truth: Truth, score: Score, cluster: Cluster | None = None) -> Interval | None:
@@ -105,7 +118,7 @@ def delong_test(
         return _few_pairs_test(change, n_pairs, confidence)
     margin, z = normal_quantile(confidence) * variance**0.5, change / variance**0.5
     difference = Interval(change, max(-1.0, change - margin), min(1.0, change + margin))
-    return PairedTest(difference, z, _two_sided(z))
+    return PairedTest(difference, z, two_sided_p(z))
 
 
 def _placements(truth: Truth, score: Score) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -199,10 +212,6 @@ def _few_pairs_test(change: float, n_pairs: int, confidence: float) -> PairedTes
     p_value = min(1.0, 2 * (1 / (1 + abs(change))) ** n_pairs)
     z = float(np.copysign(NormalDist().inv_cdf(max(p_value, 1e-300) / 2), change))
     return PairedTest(difference, z, p_value)
-
-
-def _two_sided(z: float) -> float:
-    return 2 * NormalDist().cdf(-abs(z))
 
 
 def _check(truth: Truth, score: Score) -> None:

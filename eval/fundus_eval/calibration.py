@@ -41,6 +41,23 @@ class Reliability:
         stops = [*self._starts[1:], len(self._order)]
         return tuple(self._bin(slice(*ends), cluster) for ends in zip(self._starts, stops, strict=True))
 
+    def ece_by_chance(self, seed: int, draws: int = 100) -> float:
+        """Return the mean error over simulated truths of which the probabilities are right.
+
+        Few units in a bin are off by chance, so that the error is above 0 for the best probabilities, too
+        (Bröcker and Smith, Weather Forecast. 2007). Units are drawn as independent ones.
+
+        Args:
+            seed: the same one draws the same truths.
+            draws: how many times.
+        """
+        rng, n = np.random.default_rng(seed), len(self._order)
+        errors = [
+            np.add.reduceat(self._probability - (rng.random(n) < self._probability), self._starts)
+            for _ in range(draws)
+        ]
+        return float(np.abs(errors).sum(axis=1).mean()) / n
+
     def ece(self, weights: Floats | None = None) -> Floats:
         """Return the expected calibration error (...): mean |predicted - observed| over units.
 

@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import hypot, log
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.errors import LabelsError
-from fundus_core.tables import Joined
+from fundus_core.tables import Joined, some
 from fundus_eval.auc import Cluster, Truth, auc_delong, delong_test
-from fundus_eval.intervals import Interval, design_effect, normal_quantile
+from fundus_eval.intervals import Interval, design_effect, normal_quantile, two_sided_p
 from fundus_eval.study import Sample
 from fundus_eval.units import sample_of
 
@@ -24,7 +24,8 @@ class Moves:
         both_right, only_first_right, only_second_right, both_wrong: counts of images.
         change: of the share that is right (sensitivity or specificity), second minus first, with the
             adjusted paired interval of Bonett and Price (J. Educ. Behav. Stat. 2012).
-        p_value: McNemar's exact one (Psychometrika 1947); it counts images as independent.
+        p_value: of `test`, two-sided: McNemar's exact one (Psychometrika 1947), or where patients are known
+            to have several images that of the interval, which allows for them.
     """
 
     both_right: int
@@ -33,6 +34,7 @@ class Moves:
     both_wrong: int
     change: Interval
     p_value: float
+    test: Literal["McNemar", "by patient"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def compare_aucs(
     """
     both = set(first.image_id) & set(second.image_id)
     if not both:
-        raise LabelsError("The two tables have no labelled image in common. Write their ids alike.")
+        said = f"the first has {some(first.image_id)}; the second has {some(second.image_id)}"
+        raise LabelsError(f"The two tables have no labelled image in common: {said}. Write their ids alike.")
     n_left_out = len(first.image_id) + len(second.image_id) - 2 * len(both)
     of_label = [None] * len(first.labels) if thresholds is None else thresholds
     return tuple(
@@ -193,30 +196,36 @@ def _moves(first: NDArray[np.bool_], second: NDArray[np.bool_], cluster: Cluster
     """Count what both did right (N,) of one class."""
     lost, gained = int((first & ~second).sum()), int((~first & second).sum())
     widened = design_effect(second.astype(np.float64) - first, cluster)
+    change, p_value = _paired_change(lost, gained, len(first), widened)
     return Moves(
         both_right=int((first & second).sum()),
         only_first_right=lost,
         only_second_right=gained,
         both_wrong=int((~first & ~second).sum()),
-        change=_paired_change(lost, gained, len(first), widened),
-        p_value=mcnemar(lost, gained),
+        change=change,
+        p_value=mcnemar(lost, gained) if cluster is None else p_value,
+        test="McNemar" if cluster is None else "by patient",
     )
 
 
 def _paired_change(
     lost: int, gained: int, n: int, design_effect: float, confidence: float = 0.95
-) -> Interval:
-    """Return the change of a share of n pairs: as if in two pairs more there was one change each way."""
+) -> tuple[Interval, float]:
+    """Return the change of a share of n pairs: as if in two pairs more there was one change each way.
+
+    Beside it the two-sided p-value of the same estimate and standard error.
+    """
     effective, value = n / design_effect, (gained - lost) / n
     up, down = ((count / design_effect + 1) / (effective + 2) for count in (gained, lost))
-    margin = normal_quantile(confidence) * ((up + down - (up - down) ** 2) / (effective + 2)) ** 0.5
+    error = ((up + down - (up - down) ** 2) / (effective + 2)) ** 0.5
+    margin = normal_quantile(confidence) * error
     low, high = max(-1.0, up - down - margin), min(1.0, up - down + margin)
-    return Interval(value, min(value, low), max(value, high))
+    return Interval(value, min(value, low), max(value, high)), two_sided_p((up - down) / error)
 
 
 def _moved(moves: Moves) -> str:
     counts = f"{moves.only_second_right} gained, {moves.only_first_right} lost"
-    return f"{_signed(moves.change)}  p {moves.p_value:.3g} (McNemar)  {counts}"
+    return f"{_signed(moves.change)}  p {moves.p_value:.3g} ({moves.test})  {counts}"
 
 
 def _signed(change: Interval) -> str:

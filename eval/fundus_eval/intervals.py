@@ -26,6 +26,11 @@ def normal_quantile(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
+def two_sided_p(z: float) -> float:
+    """Return how often chance alone makes an estimate that many standard errors, or more, from 0."""
+    return 2 * NormalDist().cdf(-abs(z))
+
+
 def wilson(successes: int, n: int, confidence: float = 0.95, design_effect: float = 1.0) -> Interval | None:
     """Return a share with its score interval; None where n is 0.
 
@@ -58,10 +63,10 @@ def logit_interval(share: float, variance: float, confidence: float) -> tuple[fl
     return low / (1 + low), high / (1 + high)
 
 
-def ratio_interval(ratio: float, log_variance: float, confidence: float) -> Interval:
-    """Return a ratio above 0 with limits that are symmetric on the log scale."""
+def ratio_limits(ratio: float, log_variance: float, confidence: float) -> tuple[float, float]:
+    """Return the limits of a ratio above 0 that are symmetric on the log scale."""
     margin = normal_quantile(confidence) * log_variance**0.5
-    return Interval(ratio, exp(log(ratio) - margin), exp(log(ratio) + margin))
+    return exp(log(ratio) - margin), exp(log(ratio) + margin)
 
 
 def design_effect(values: NDArray[Any], cluster: NDArray[np.integer[Any]] | None) -> float:

@@ -34,7 +34,8 @@ def recalibrate(
     """Fit truth to the logit of probabilities by logistic regression.
 
     Intervals are Wald's; with `cluster` from the sandwich variance of clusters (Liang and Zeger, Biometrika
-    1986), times C / (C - 1) of C clusters. The slope is None with perfect separation.
+    1986), times C / (C - 1) of C clusters. The slope is None with perfect separation. Both are None where a
+    probability is 0 or 1: its logit is infinite, and where that is clipped would decide the slope.
 
     Args:
         truth: (N,) 1 positive, 0 negative, both there.
@@ -42,6 +43,8 @@ def recalibrate(
         cluster: (N,) units of one number are of one patient; None where all are independent.
         confidence: the intervals' nominal coverage.
     """
+    if not ((probability > 0) & (probability < 1)).all():
+        return Recalibration(None, None)
     logits, ones = logit(probability), np.ones((len(truth), 1))
     intercept = _fit(ones, truth, logits, cluster, confidence)
     design = np.hstack([logits[:, None], ones])

@@ -14,7 +14,7 @@ from fundus_eval.intervals import (
     design_effect,
     logit_interval,
     normal_quantile,
-    ratio_interval,
+    ratio_limits,
     wilson,
 )
 from fundus_eval.study import NetBenefit
@@ -36,6 +36,11 @@ class _Share:
     def log_variance(self) -> float:
         """The variance of the rate's logarithm."""
         return self.design_effect * (1 / self.count - 1 / self.n)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether some of the class are meant and others are not: only then has the rate a variance."""
+        return 0 < self.count < self.n
 
     def widened(self, extra: float) -> "_Share":
         """Return the share with `extra` more independent images in it, and as many beside it."""
@@ -71,12 +76,15 @@ class Confusion:
 
     @property
     def lr_positive(self) -> Interval | None:
-        """By what a positive decision multiplies the odds of the disease; None where a class is absent."""
+        """By what a positive decision multiplies the odds of the disease; infinite without a false one.
+
+        None where a class is absent, or no image was decided positive.
+        """
         return _likelihood_ratio(self._positive(self.tp), self._negative(self.fp))
 
     @property
     def lr_negative(self) -> Interval | None:
-        """By what a negative decision multiplies the odds of the disease; None where a class is absent."""
+        """By what a negative decision multiplies the odds of the disease; likewise."""
         return _likelihood_ratio(self._positive(self.fn), self._negative(self.tn))
 
     def ppv(self, prevalence: float) -> Interval | None:
@@ -239,20 +247,22 @@ def _check_target(target: float) -> None:
 def _likelihood_ratio(positive: _Share, negative: _Share, confidence: float = 0.95) -> Interval | None:
     """Return the ratio of two rates with its interval (Simel et al., J. Clin. Epidemiol. 1991).
 
-    Where one is 0, half an image is added to each cell, so that the ratio and its logarithm are finite.
+    Where one is 0 or 1 the limits are those with half an image more in each cell, widened to hold the ratio.
     """
-    if not positive.n or not negative.n:
+    if not positive.n or not negative.n or not positive.count + negative.count:
         return None
-    if not positive.count or not negative.count:
+    value = positive.rate / negative.rate if negative.count else inf
+    if not (positive.is_mixed and negative.is_mixed):
         positive, negative = positive.widened(0.5), negative.widened(0.5)
     log_variance = positive.log_variance + negative.log_variance
-    return ratio_interval(positive.rate / negative.rate, log_variance, confidence)
+    low, high = ratio_limits(positive.rate / negative.rate, log_variance, confidence)
+    return Interval(value, min(low, value), max(high, value))
 
 
 def _predictive_value(right: _Share, wrong: _Share, odds: float, confidence: float = 0.95) -> Interval | None:
     """Return how often a decision is right, with the logit limits of Mercaldo et al. (Stat. Med. 2007).
 
-    Where a rate is 0 the limits are their adjusted ones, widened to hold the value.
+    Where a rate is 0 or 1 the limits are their adjusted ones, widened to hold the value.
 
     Args:
         right: of the class that the decision is right about, how many got it.
@@ -263,7 +273,7 @@ def _predictive_value(right: _Share, wrong: _Share, odds: float, confidence: flo
     if not right.n or not wrong.n or not right.count + wrong.count:
         return None
     value = right.rate * odds / (right.rate * odds + wrong.rate)
-    if not right.count or not wrong.count:
+    if not (right.is_mixed and wrong.is_mixed):
         half = normal_quantile(confidence) ** 2 / 2
         right, wrong = right.widened(half), wrong.widened(half)
     centre = right.rate * odds / (right.rate * odds + wrong.rate)

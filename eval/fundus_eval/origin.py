@@ -1,6 +1,7 @@
 """Which ensemble made a table of scores: `run.json` beside it holds the whole manifest."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from fundus_core.ensemble import EnsembleSpec, read_manifest
@@ -10,25 +11,47 @@ from fundus_core.tables import ScoreTable
 RUN_JSON = "run.json"
 
 
-def spec_of(path: Path, scores: ScoreTable, bundle: Path | None) -> EnsembleSpec | None:
+@dataclass(frozen=True)
+class Origin:
+    """The ensemble that made a table; where it is not known though the scores name one, a sentence why."""
+
+    spec: EnsembleSpec | None
+    doubt: str | None = None
+
+
+def origin_of(path: Path, scores: ScoreTable, bundle: Path | None) -> Origin:
     """Return the ensemble that made `scores`: of the model repository `bundle`, else of run.json beside them.
 
-    None where there is neither, as with the scores of another tool.
+    The scores of another tool name none, and leave no doubt.
 
     Raises:
-        BundleError: it is another ensemble than the one whose digest the scores carry.
+        BundleError: `bundle` is another ensemble than the one whose digest the scores carry.
     """
-    spec = read_manifest(bundle) if bundle else _recorded(path.with_name(RUN_JSON))
-    if spec is None or spec.digest == scores.bundle:
-        return spec
-    if bundle is None:  # a run.json of other scores
-        return None
-    made = f"the bundle {scores.bundle[:12]}" if scores.bundle else "no bundle that they name"
-    raise BundleError(f"{path} was made by {made}, not by {spec.title}. Give the repository that made it.")
+    if bundle:
+        return Origin(_checked(path, scores, read_manifest(bundle)))
+    if scores.bundle is None:
+        return Origin(None)
+    found = _recorded(path.with_name(RUN_JSON))
+    if isinstance(found, EnsembleSpec) and found.digest == scores.bundle:
+        return Origin(found)
+    why = found if isinstance(found, str) else "belongs to other scores"
+    hint = "thresholds, calibrators and the training are not known. Give --bundle."
+    return Origin(None, f"{RUN_JSON} beside {path.name} {why}: {hint}")
 
 
-def _recorded(path: Path) -> EnsembleSpec | None:
+def _checked(path: Path, scores: ScoreTable, spec: EnsembleSpec) -> EnsembleSpec:
+    if spec.digest != scores.bundle:
+        made = f"the bundle {scores.bundle[:12]}" if scores.bundle else "no bundle that they name"
+        hint = "Give the repository that made it."
+        raise BundleError(f"{path} was made by {made}, not by {spec.title}. {hint}")
+    return spec
+
+
+def _recorded(path: Path) -> EnsembleSpec | str:
+    """Return the ensemble that a run.json names, or what is wrong with it."""
     try:
-        return EnsembleSpec.from_json(json.dumps(json.loads(path.read_text())["manifest"]))
+        return EnsembleSpec.from_json(json.dumps(json.loads(path.read_bytes())["manifest"]))
+    except FileNotFoundError:
+        return "is missing"
     except (OSError, ValueError, KeyError, TypeError, FundusError):
-        return None
+        return "cannot be read"

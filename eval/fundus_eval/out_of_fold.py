@@ -53,6 +53,8 @@ def _calibrator(method: CalibrationMethod, truth: NDArray[np.int8], score: NDArr
     if method == "temperature":
         return Calibrator(method, temperature=fit_temperature(truth, score))
     scores, probabilities = fit_isotonic(truth, score)
+    least = 0.5 / len(truth)  # no image is so sure that one more could not be otherwise
+    probabilities = probabilities.clip(least, 1 - least)
     return Calibrator(method, scores=tuple(scores.tolist()), probabilities=tuple(probabilities.tolist()))
 
 

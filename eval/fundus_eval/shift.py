@@ -1,4 +1,4 @@
-"""Are new photographs like those of the training? If not, no AUC of the training says much about them."""
+"""Are new photographs like those of the training? If not, an AUC of the training may not hold for them."""
 
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
@@ -40,13 +40,14 @@ def shift_warnings(found: Sequence[Shift]) -> Iterator[str]:
     if shifted:
         yield (
             f"These photographs differ from those of the training in {', '.join(shifted)}. "
-            "Trust no figure that was measured on others; measure on labelled ones like these."
+            "Figures that were measured on others may not hold here: "
+            "measure on labelled photographs like these."
         )
 
 
 def _measured(scores: ScoreTable, labels: Sequence[str]) -> Iterator[tuple[str, Values]]:
     """Yield the name and the known values of each measure, where there are any."""
-    for column, label in enumerate(labels):
+    for column, label in enumerate(labels if scores.scored.any() else ()):
         yield SCORE + label, scores.probability[scores.scored, column]
     for column, name in enumerate(MEASURES if scores.quality is not None else ()):
         values = scores.quality[:, column]  # type: ignore[index]

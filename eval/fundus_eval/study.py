@@ -123,13 +123,16 @@ class Calibration:
     """How well probabilities say how often (Van Calster et al., J Clin Epidemiol 2016).
 
     Args:
-        ece: expected calibration error over the bins; `intercept`: calibration in the large, with the slope
-            fixed at 1; `slope`: of the logistic recalibration.
+        ece: expected calibration error over the bins, which few units raise; `ece_by_chance`: its mean if the
+            probabilities were right.
+        intercept: calibration in the large, with the slope fixed at 1; `slope`: of the logistic
+            recalibration. None where no finite value fits, or a probability is 0 or 1.
         brier: = reliability - resolution + uncertainty + what the bins blur (Murphy 1973).
     """
 
     bins: tuple[ReliabilityBin, ...]  # (B,)
     ece: Interval
+    ece_by_chance: float
     brier: Interval
     reliability: float
     resolution: float
@@ -277,6 +280,7 @@ class Study:
         auc_macro: the labels' mean AUC, with a bootstrap interval; None for one label.
         shift: one per measure that the bundle knows of its training images; empty where it is not known.
         made: how it was made, for people: names of files with their SHA-256, options, versions, bundle, time.
+        notes: sentences about what could not be found out.
     """
 
     flow: Flow
@@ -284,3 +288,4 @@ class Study:
     auc_macro: Interval | None
     shift: tuple[Shift, ...]
     made: dict[str, Any]
+    notes: tuple[str, ...] = ()

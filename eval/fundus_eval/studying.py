@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fundus_eval.auc import Cluster, auc_delong, auc_or_none
+from fundus_eval.auc import Cluster, auc_and_method, auc_delong, auc_or_none
 from fundus_eval.bootstrap import percentile_interval, percentile_limits, resample_counts
 from fundus_eval.calibration import Reliability, brier
 from fundus_eval.intervals import Interval
@@ -115,10 +115,12 @@ def study_label(
         OneClassError: the units are all positive, all negative, or none is there.
         UsageError: a subgroup column cannot be used.
     """
-    auc = auc_delong(sample.truth, sample.score, cluster=sample.cluster)
+    auc, auc_method = auc_and_method(sample.truth, sample.score, cluster=sample.cluster)
     probabilities = [sample.score] if calibrator is None else [sample.score, calibrator(sample.score)]
     measures = _Measures(sample, probabilities, resamples, seed)
-    calibrations = [_calibration(sample, each, number, measures) for number, each in enumerate(probabilities)]
+    calibrations = [
+        _calibration(sample, each, number, measures, seed) for number, each in enumerate(probabilities)
+    ]
     return LabelStudy(
         label=label,
         unit=unit,
@@ -127,7 +129,7 @@ def study_label(
         n_positive=int(sample.truth.sum()),
         n_patients=sample.n_patients,
         auc=auc,
-        auc_method=_auc_method(auc, sample.cluster),
+        auc_method=auc_method,
         auc_bootstrap=measures.interval("auc"),
         auc_gradable=_auc_gradable(sample),
         fold_auc=tuple(
@@ -186,13 +188,6 @@ def _shared_clusters(samples: Sequence[Sample]) -> list[Cluster]:
     return [np.array([number[key] for key in own]) for own in keys]
 
 
-def _auc_method(auc: Interval, cluster: Cluster | None) -> str:
-    if auc.value in (0.0, 1.0):
-        return "Clopper and Pearson 1934, on pairs that share no unit: the classes are perfectly separated"
-    variance = "DeLong et al. 1988" if cluster is None else "Obuchowski 1997, clustered by patient"
-    return f"{variance}; on the logit scale where the limits would leave 0-1"
-
-
 def _auc_gradable(sample: Sample) -> Interval | None:
     if not sample.ungradable.any():
         return None
@@ -206,11 +201,14 @@ def _partial_auc(raw: Interval) -> PartialAuc:
     return PartialAuc(LEAST_SPECIFICITY, raw, Interval(*values))
 
 
-def _calibration(sample: Sample, probability: Floats, number: int, measures: _Measures) -> Calibration:
+def _calibration(
+    sample: Sample, probability: Floats, number: int, measures: _Measures, seed: int
+) -> Calibration:
     bins, fit = measures.reliability[number], recalibrate(sample.truth, probability, sample.cluster)
     return Calibration(
         bins.bins(sample.cluster),
         measures.interval(f"ece {number}"),
+        bins.ece_by_chance(seed),
         measures.interval(f"brier {number}"),
         *bins.brier_parts(),
         intercept=fit.intercept,

@@ -1,6 +1,7 @@
 """The same measures for parts of the units, by what a column of the labels table says of them."""
 
 from collections.abc import Iterator, Sequence
+from math import inf, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,11 @@ from fundus_eval.study import Sample, Subgroup
 
 _MAX_VALUES = 10  # as many numbers stand for themselves
 _MAX_TEXTS = 50
+NOT_STATED = "not stated"
 
 
 def subgroups(sample: Sample, columns: Sequence[str], threshold: float | None) -> tuple[Subgroup, ...]:
-    """Measure each value of each column; units of which a column says nothing come last, as "".
+    """Measure each value of each column; units of which a column says nothing come last, as "not stated".
 
     Numbers with more than ten different values are put into bands: decades of `age`, else quartiles.
 
@@ -59,23 +61,38 @@ def _subgroup(
 def _banded(column: str, texts: Sequence[str]) -> list[str]:
     """Return the group of each unit (N,): its text, or the band that its number is in."""
     texts = [text.strip() for text in texts]
-    said = sorted({text for text in texts if text})
-    try:
-        numbers = {text: float(text) for text in said}
-    except ValueError:
-        numbers = {}
-    if not np.isfinite(list(numbers.values())).all() or not numbers:
+    said = dict.fromkeys(text for text in texts if text)
+    numbers = {text: number for text in said if (number := _number(text)) is not None}
+    if len(numbers) < len(said) or not said:
         if len(said) > _MAX_TEXTS:
-            raise UsageError(
-                f"The column {column} has {len(said)} different texts, too many for subgroups. "
-                f"Name a column of {_MAX_TEXTS} at most."
-            )
-        return texts
+            raise UsageError(_too_many(column, list(said), [text for text in said if text not in numbers]))
+        return [text or NOT_STATED for text in texts]
     if len(set(numbers.values())) <= _MAX_VALUES:
-        return [f"{numbers[text]:g}" if text else "" for text in texts]
+        return [f"{numbers[text]:g}" if text else NOT_STATED for text in texts]
     known = np.array([numbers[text] for text in texts if text])
     bands = iter(_decades(known) if column.lower() == "age" else _quartiles(known))
-    return [next(bands) if text else "" for text in texts]
+    return [next(bands) if text else NOT_STATED for text in texts]
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if isfinite(number) else None
+
+
+def _too_many(column: str, said: Sequence[str], words: Sequence[str]) -> str:
+    """Say what is wrong with a column of many texts: most are numbers, or it is of names or the like."""
+    if 2 * len(words) < len(said):
+        told = ", ".join(map(repr, words[:3])) + (" and others" if len(words) > 3 else "")
+        return (
+            f"The column {column} has numbers, but for {told}. Leave those cells empty to have it in bands."
+        )
+    return (
+        f"The column {column} has {len(said)} different texts, too many for subgroups. "
+        f"Name a column of {_MAX_TEXTS} at most."
+    )
 
 
 def _decades(numbers: NDArray[np.float64]) -> list[str]:
@@ -92,9 +109,9 @@ def _quartiles(numbers: NDArray[np.float64]) -> list[str]:
 
 
 def _place(value: str) -> tuple[bool, float, str]:
-    """Sort numbers and bands by their (first) number, then texts, then what says nothing."""
+    """Sort numbers and bands by their (first) number, then texts, then what is not stated."""
     first = value.removeprefix("-").partition("-")[0].partition(" to ")[0]
     try:
-        return value == "", float(f"-{first}" if value.startswith("-") else first), value
+        return False, float(f"-{first}" if value.startswith("-") else first), value
     except ValueError:
-        return value == "", np.inf, value
+        return value == NOT_STATED, inf, value

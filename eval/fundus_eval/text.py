@@ -20,8 +20,10 @@ def evaluation_lines(evaluation: Evaluation) -> Iterator[str]:
 
 def _label_pairs(label: LabelEvaluation) -> Iterator[tuple[str, str]]:
     is_part = label.n_patients and label.unit != "patient"
-    patients = f" of {label.n_patients} patients" if is_part else ""
+    patients = f" of {label.n_patients} patient{'' if label.n_patients == 1 else 's'}" if is_part else ""
     yield label.label, f"{label.n} {label.unit}s{patients}, {label.n_positive} positive"
+    if label.n_patients is None:
+        yield "  patients", "not known: every image counts as independent"
     yield "  AUC", str(label.auc or label.auc_missing_reason)
     if label.fold_auc:
         yield "  folds", " ".join(f"{value:.3f}" for value in label.fold_auc)

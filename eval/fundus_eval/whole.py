@@ -1,10 +1,12 @@
 """A joined table -> a `Study`: every label's evaluation, the flow of images, and the shift."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fundus_core.ensemble import CutOff, EnsembleSpec
 from fundus_core.tables import Joined, ScoreTable
+from fundus_eval.auc import OneClassError, auc_delong
 from fundus_eval.shift import shifts
 from fundus_eval.study import Flow, Rule, Sample, Study, Unit
 from fundus_eval.studying import auc_macro, study_label
@@ -32,7 +34,12 @@ class Plan:
 
 
 def study(
-    joined: Joined, table: ScoreTable, spec: EnsembleSpec | None, plan: Plan, made: dict[str, Any]
+    joined: Joined,
+    table: ScoreTable,
+    spec: EnsembleSpec | None,
+    plan: Plan,
+    made: dict[str, Any],
+    notes: tuple[str, ...],
 ) -> Study:
     """Evaluate every label of a joined table.
 
@@ -42,6 +49,7 @@ def study(
         spec: the ensemble that made them, for its calibrators and its training; None where it is not known.
         plan: how to evaluate.
         made: how the tables were made, for people.
+        notes: sentences about what could not be found out.
 
     Raises:
         OneClassError: a label has only positives, or only negatives.
@@ -49,6 +57,7 @@ def study(
         LabelsError: labels contradict each other within an eye.
     """
     samples = [sample_of(joined, label, plan.unit, plan.rule) for label in range(len(joined.labels))]
+    _check_classes(joined.labels, samples)
     labels = tuple(
         study_label(
             sample,
@@ -67,7 +76,15 @@ def study(
     )
     macro = auc_macro(samples, plan.resamples, plan.seed) if len(samples) > 1 else None
     shift = shifts(spec.training, table, spec.labels) if spec else ()
-    return Study(_flow(joined, samples[0]), labels, macro, shift, made)
+    return Study(_flow(joined, samples[0]), labels, macro, shift, made, notes)
+
+
+def _check_classes(labels: Sequence[str], samples: Sequence[Sample]) -> None:
+    for label, sample in zip(labels, samples, strict=True):
+        try:
+            auc_delong(sample.truth, sample.score)
+        except OneClassError as error:
+            raise OneClassError(f"{label}: {error}") from None
 
 
 def _calibrator(joined: Joined, spec: EnsembleSpec | None, label: int) -> Any:

@@ -47,10 +47,11 @@ class TritonPythonModel:
         return [pb.InferenceResponse([pb.Tensor("y", x)]) for x in inputs]
 """
 CLIENT = """
-import json, sys, time
+import json, signal, sys, time
 from pathlib import Path
 from fundus_client.embedded import embedded_server
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the shell lets it be ignored
 with embedded_server(Path(sys.argv[1])) as server:
     print(json.dumps([str(server.runtime), server.supervisor.pid, server.grpc_address]), flush=True)
     try:

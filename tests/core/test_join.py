@@ -34,7 +34,8 @@ def test_join_is_by_id_and_counts_what_it_leaves_out():
     assert joined.probability.tolist() == [[0.3], [0.6]]
     assert joined.fold_probability.tolist() == [[[0.3]], [[0.6]]]
     assert joined.ungradable.tolist() == [False, True]
-    assert joined.patient_id == ("3", "1")
+    assert joined.row.tolist() == [2, 0]
+    assert joined.failed_row.tolist() == [4]
     assert (joined.n_files, joined.n_scored, joined.n_failed) == (6, 4, 2)
     assert joined.n_unlabelled == 3  # a, d, e
     assert joined.n_labels_without_image == 1  # z; y has no label
@@ -70,16 +71,16 @@ def test_a_label_without_a_score_is_named():
         join(scores, labels_of({"a": [1]}, ("dr",)))
 
 
-def test_join_brings_eyes_and_further_columns_and_what_is_known_of_failed_files():
+def test_join_counts_the_reasons_of_failed_files_and_keeps_whose_labels_are_known():
     scores = replace(
         scores_of({"a": 0.1, "b": None, "c": 0.3, "d": None}), reason=("", "empty", "", "corrupt")
     )
-    columns = {"sex": ("f", "m", "", "f")}
-    labels = replace(labels_of({"c": [0], "b": [1], "a": [1], "d": [-1]}), columns=columns, eye=tuple("rlrl"))
+    labels = labels_of({"c": [0], "b": [1], "a": [1], "d": [-1]})
     joined = join(scores, labels)
-    assert (joined.image_id, joined.eye, joined.columns["sex"]) == (("a", "c"), ("r", "r"), ("", "f"))
+    assert (joined.image_id, joined.row.tolist()) == (("a", "c"), [2, 0])
     assert joined.failed == {"empty": 1, "corrupt": 1}
-    assert joined.failed_truth.tolist() == [[1]]
+    assert joined.failed_row.tolist() == [1]
+    assert joined.table is labels
 
 
 def test_tables_without_a_common_id_show_one_of_each():

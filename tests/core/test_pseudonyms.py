@@ -114,10 +114,10 @@ def test_labels_join_scores_under_pseudonyms() -> None:
     )
     joined = join(scores, hidden)
     assert joined.truth.tolist() == [[1], [1]]
-    assert joined.patient_id == ("", NAMES.of_patient("Müller"))
+    assert hidden.patient_id == (*[NAMES.of_patient("Müller")] * 2, "")
+    assert joined.row.tolist() == [2, 0]
     assert (hidden.eye, hidden.source, hidden.labels) == (LABELS.eye, LABELS.source, LABELS.labels)
-    assert hidden.patient_id is not None
-    assert hidden.patient_id[0] == hidden.patient_id[1]
+    assert joined.table is hidden
     assert "Müller" not in repr(hidden)
     assert ".jpg" not in repr(hidden)
 

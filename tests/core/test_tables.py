@@ -24,7 +24,7 @@ def text_file(path, text):
 
 def test_labels_are_read_with_gaps_and_patients(tmp_path):
     path = text_file(
-        tmp_path / "labels.csv", "\ufeffimage_id,patient_id,glaucoma,amd\na.jpg,7,1,\nb.jpg,8,0.0,1\n"
+        tmp_path / "labels.csv", "\ufeffimage_id, patient_id,glaucoma ,amd\na.jpg,7 ,1,\n,,,\nb.jpg,8,0.0,1\n"
     )
     table = read_labels(path, ("glaucoma", "amd"))
     assert table.image_id == ("a.jpg", "b.jpg")
@@ -56,6 +56,8 @@ def test_eye_and_source_are_read_where_they_are(tmp_path):
         ("image_id,glaucoma\na,b.jpg,1\n", "line 2 has 3 cells, but the header has 2"),
         ('image_id,glaucoma\n"a.jpg,1\nb.jpg,0\n', "is no CSV table"),
         ("image_id,glaucoma\n", "the table is empty"),
+        ("image_id;glaucoma\na;1\n", "cells are separated by ';'. Save it as CSV with commas"),
+        ("image_id\tglaucoma\na\t1\n", "cells are separated by '\\t'."),
         ("", "the table is empty"),
         ("PK\0\0\nxx\n", "this is no text"),
     ],

@@ -9,7 +9,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from fundus_core.errors import UsageError
-from fundus_eval.auc import OneClassError, PairedTest, auc_delong, auc_or_none, delong_test
+from fundus_eval.auc import OneClassError, PairedTest, auc_and_method, auc_delong, auc_or_none, delong_test
 from fundus_eval.intervals import Interval
 
 # The aSAH patients (Turck et al., Intensive Care Med. 2010): for each outcome (1 poor) and WFNS grade the
@@ -361,6 +361,23 @@ def test_few_patients_never_give_a_point(n_patients):
     auc = auc_delong(truth, score, cluster=cluster)
     assert (auc.value, auc.high) == (1, 1)
     assert auc.low < 0.1
+
+
+def test_the_method_is_the_one_that_made_the_interval():
+    truth = np.array([0, 1] * 30)
+    near, far = np.arange(60) % 7 + truth, np.arange(60) + 55 * truth
+    assert auc_and_method(truth, near)[1] == "DeLong et al. 1988"
+    assert auc_and_method(truth, near, cluster=np.arange(60) // 3)[1].startswith("Obuchowski 1997")
+    assert "logit" in auc_and_method(truth, far)[1]
+    assert "perfectly separated" in auc_and_method(truth, truth)[1]
+    for score, cluster in (
+        (np.ones(60), None),
+        (np.ones(60), truth),
+        (near, truth),
+    ):  # tied, and two patients
+        auc, method = auc_and_method(truth, score, cluster=cluster)
+        assert auc == auc_delong(truth, score, cluster=cluster)
+        assert method.startswith("Markov's inequality")
 
 
 def test_auc_or_none_is_none_only_without_a_class():

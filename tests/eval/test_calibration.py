@@ -12,7 +12,7 @@ from fundus_core.calibrator import logit, sigmoid
 from fundus_eval.auc import OneClassError
 from fundus_eval.calibration import Reliability, brier, fit_isotonic, fit_temperature
 from fundus_eval.intervals import wilson
-from fundus_eval.logistic import recalibrate
+from fundus_eval.logistic import Recalibration, recalibrate
 
 tables = st.lists(st.tuples(st.booleans(), st.integers(0, 12)), min_size=2, max_size=60)
 
@@ -68,6 +68,17 @@ def test_the_calibration_error_is_the_mean_distance_of_the_bins():
     expected = np.mean([abs(each.predicted - each.observed.value) for each in reliability.bins()])
     assert reliability.ece() == pytest.approx(expected)
     assert Reliability(np.array([0, 1] * 20), np.full(40, 0.5)).ece() == 0
+
+
+def test_the_error_by_chance_is_that_of_right_probabilities():
+    """Right probabilities are off by about that much, wrong ones by more; with more units it shrinks."""
+    draws = [Reliability(*draw(100, slope=1, intercept=0, seed=seed)) for seed in range(60)]
+    by_chance = np.mean([each.ece_by_chance(0) for each in draws])
+    assert by_chance == pytest.approx(np.mean([each.ece() for each in draws]), rel=0.08)
+    assert draws[0].ece_by_chance(0) == draws[0].ece_by_chance(0) != draws[0].ece_by_chance(1)
+    wrong = Reliability(*draw(3000, slope=0.3))
+    assert wrong.ece() > 3 * wrong.ece_by_chance(0)
+    assert wrong.ece_by_chance(0) < by_chance / 3
 
 
 def test_weights_count_units_several_times():
@@ -136,16 +147,18 @@ def test_no_slope_fits_separated_or_equal_scores(score):
     assert recalibrate(np.array([0, 0, 1, 1]), score).slope is None
 
 
-def test_scores_of_0_and_1_have_finite_fits():
+@pytest.mark.parametrize("certain", [0.0, 1.0])
+def test_a_probability_of_0_or_1_leaves_no_slope_and_no_intercept(certain):
+    truth, probability = draw(100)
+    assert recalibrate(truth, probability).slope is not None
+    probability[7] = certain
+    assert recalibrate(truth, probability) == Recalibration(None, None)
+
+
+def test_scores_of_0_and_1_have_finite_calibrators():
     truth, score = np.array([0, 1, 0, 1, 1, 0, 1, 0]), np.array([0, 0, 1, 1, 0.5, 0.4, 1, 0.0])
-    fit = recalibrate(truth, score)
-    values = [fit.slope.value, fit.slope.low, fit.slope.high, fit.intercept.value, fit.intercept.low]
-    assert np.isfinite(values).all()
     assert 0.01 <= fit_temperature(truth, score) <= 100
     assert np.isfinite(fit_isotonic(truth, score)).all()
-    assert recalibrate(np.array([0, 1] * 50), np.full(100, 1.0)).intercept.value == pytest.approx(
-        -16.1, abs=0.1
-    )
 
 
 @pytest.mark.parametrize("slope", [0.3, 1.0, 3.0])

@@ -64,6 +64,7 @@ def test_the_table_reads_well(run):
     assert result.exit_code == 0
     assert [line.split(maxsplit=1) for line in result.stdout.splitlines()] == [
         ["glaucoma", "4 images, 2 positive"],
+        ["patients", "not known: every image counts as independent"],
         ["AUC", "1.000 [0.158, 1.000]"],
         ["folds", "0.750 1.000"],
         ["threshold", "0.5"],

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -66,11 +67,30 @@ def test_auc_decides_at_the_threshold_of_the_bundle_that_run_json_names(tables: 
     assert json.loads(run("auc", *tables, "--threshold", 0.9, "--json").stdout)["threshold"] == 0.9
 
 
-def test_scores_of_another_run_than_run_json_have_no_threshold(tables: tuple[Path, Path]) -> None:
-    (tables[0].parent / "run.json").write_text(
-        json.dumps({"manifest": json.loads(replace(SPEC, version="2").to_json())})
-    )
-    assert "threshold" not in json.loads(run("auc", *tables, "--json").stdout)
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (
+            json.dumps({"manifest": json.loads(replace(SPEC, version="2").to_json())}),
+            "belongs to other scores",
+        ),
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        (None, "is missing"),
+    ],
+)
+def test_without_the_manifest_of_the_scores_there_is_no_threshold_and_a_warning(
+    content: str | None, why: str, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = tables[0].parent / "run.json"
+    path.unlink() if content is None else path.write_text(content)
+    done = run("auc", *tables, "--json")
+    assert "threshold" not in json.loads(done.stdout)
+    assert f"Warning: run.json beside scores.csv {why}: thresholds, calibrators" in done.stderr
+    assert "Give --bundle" in done.stderr
+    page = tmp_path / "report.html"
+    assert run("report", *tables, "--output", page, "--resamples", 100).exit_code == 0
+    assert f"run.json beside scores.csv {why}" in page.read_text()
 
 
 def test_the_repository_must_be_the_one_that_made_the_scores(
@@ -195,6 +215,7 @@ def test_a_report_of_plain_scores_needs_no_bundle(tmp_path: Path) -> None:
         ("a,0.5\nb,0.6\n", "a,1\nb,1\n", "All 2 images are positive"),
         ("a,0.5\nb,0.6\n", "a,1\nb,2\n", "line 3 has glaucoma = '2'"),
         ("", "a,1\n", "the table is empty"),
+        ("a,0.5\n,\n,\n", "a,1\n,\n", "All 1 images are positive"),
     ],
 )
 @pytest.mark.parametrize("command", ["auc", "report"])
@@ -213,6 +234,60 @@ def test_a_report_that_cannot_be_written_is_a_sentence(tables: tuple[Path, Path]
     done = run("report", *tables, "--resamples", 100, "--output", tmp_path / "none" / "report.html")
     assert done.exit_code == 2
     assert "cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("--output", "scores.csv"),
+        ("--output", "../scores/scores.csv"),
+        ("--json", "labels.csv"),
+        ("--output", "run.json"),
+        ("--output", "x", "--json", "x"),
+    ],
+)
+def test_a_report_writes_over_nothing_that_it_reads(
+    files: tuple[str, ...], tables: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tables[0].parent
+    monkeypatch.chdir(folder)
+    (folder.parent / "scores").unlink(missing_ok=True)
+    (folder.parent / "scores").symlink_to(folder)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    done = run("report", *tables, "--resamples", 100, *files)
+    assert done.exit_code == 2
+    assert "is one of the tables, or written twice" in done.stderr
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("option", ["--label", "--subgroup"])
+def test_no_patient_is_named_by_a_command(option: str, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    done = run("report", *tables, option, "patient_id", "--output", tmp_path / "r.html")
+    assert done.exit_code == 2
+    assert "patient_id names people" in done.stderr
+    assert "P1" not in done.output
+
+
+@pytest.mark.parametrize(
+    "options", [("--threshold", "nan"), ("--prevalence", "nan"), ("--seed", "-1"), ("--prevalence", "1")]
+)
+def test_a_number_that_is_none_is_refused(options: tuple[str, str], tables: tuple[Path, Path]) -> None:
+    assert run("report", *tables, *options).exit_code == 2
+
+
+def test_thumbnails_are_of_the_most_wrong_and_missing_ones_are_said(
+    report: Callable[..., tuple[str, dict[str, object]]], tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    done = run("report", *tables, "--resamples", 100, "--output", tmp_path / "r", "--thumbnails", photographs)
+    assert f"Warning: none of the most wrong images is in '{photographs}'" in done.stderr
+    (label,) = report()[1]["labels"]  # type: ignore[misc]
+    for case in label["cases"][:20]:
+        cv2.imwrite(str(photographs / case["image_id"]), np.full((300, 300, 3), 90, np.uint8))
+    page, _ = report("--thumbnails", photographs)
+    assert page.count("data:image/jpeg") == 12
+    assert "These are photographs of patients." in page
 
 
 def test_every_measure_reaches_the_table(tables: tuple[Path, Path]) -> None:

@@ -1,8 +1,11 @@
+from itertools import product
+from math import inf
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import binom, norm
 from statsmodels.stats.proportion import proportion_confint
 
 from fundus_core.errors import UsageError
@@ -202,10 +205,52 @@ def test_likelihood_ratios_are_those_of_simel():
         [np.log(8) - margin, np.log(8) + margin]
     )
     assert counts.lr_negative.value == pytest.approx(0.2 / 0.9)
-    empty = Confusion(tp=10, fp=0, tn=20, fn=0).lr_positive  # half an image in each cell
-    assert empty.value == pytest.approx((10.5 / 11) / (0.5 / 21))
-    assert empty.low > 1
     assert Confusion(tp=0, fp=2, tn=3, fn=0).lr_positive is None
+
+
+def test_a_likelihood_ratio_is_infinite_without_a_wrong_decision_and_none_without_any():
+    perfect = Confusion(tp=10, fp=0, tn=20, fn=0)
+    margin = norm.ppf(0.975) * np.sqrt(
+        1 / 10.5 - 1 / 11 + 1 / 0.5 - 1 / 21
+    )  # half an image more in each cell
+    assert (perfect.lr_positive.value, perfect.lr_positive.high) == (inf, inf)
+    assert perfect.lr_positive.low == pytest.approx((10.5 / 11) / (0.5 / 21) * np.exp(-margin))
+    assert (perfect.lr_negative.value, perfect.lr_negative.low) == (0, 0)
+    assert 0 < perfect.lr_negative.high < 1
+    nobody = Confusion(tp=0, fp=0, tn=20, fn=10)
+    assert nobody.lr_positive is None
+    assert nobody.lr_negative.value == 1
+
+
+@pytest.mark.parametrize(
+    ("n_positive", "n_negative", "sensitivity", "specificity"),
+    [(5, 50, 0.1, 0.99), (30, 200, 0.95, 0.1), (10, 10, 0.2, 0.95), (10, 50, 0.9, 0.9)],
+)
+def test_ratios_and_predictive_values_cover_where_a_class_falls_on_one_side(
+    n_positive, n_negative, sensitivity, specificity
+):
+    """The coverage is exact: every outcome is weighed by how likely it is. At 10 % that have the disease."""
+    truth = {
+        "lr_positive": sensitivity / (1 - specificity),
+        "lr_negative": (1 - sensitivity) / specificity,
+        "ppv": sensitivity * 0.1 / (sensitivity * 0.1 + (1 - specificity) * 0.9),
+        "npv": specificity * 0.9 / (specificity * 0.9 + (1 - sensitivity) * 0.1),
+    }
+    covered, weight = dict.fromkeys(truth, 0.0), dict.fromkeys(truth, 0.0)
+    for tp, tn in product(range(n_positive + 1), range(n_negative + 1)):
+        chance = binom.pmf(tp, n_positive, sensitivity) * binom.pmf(tn, n_negative, specificity)
+        if chance < 1e-6:
+            continue
+        counts = Confusion(tp=tp, fp=n_negative - tn, tn=tn, fn=n_positive - tp)
+        for name, value in truth.items():
+            found = getattr(counts, name)
+            interval = found(0.1) if callable(found) else found
+            if interval is not None:
+                assert interval.low <= interval.value <= interval.high
+                assert interval.low < interval.high
+                covered[name] += chance * (interval.low <= value <= interval.high)
+                weight[name] += chance
+    assert min(covered[name] / weight[name] for name in truth) > 0.92
 
 
 def test_predictive_values_are_those_of_mercaldo():
@@ -231,6 +276,7 @@ def test_predictive_values_without_a_wrong_decision_are_no_certainty():
     nobody = Confusion(tp=0, fp=0, tn=10, fn=10)
     assert nobody.ppv(0.1) is None
     assert nobody.npv(0.1).value == pytest.approx(0.9)
+    assert nobody.npv(0.1).low < 0.9 < nobody.npv(0.1).high
 
 
 def test_net_benefit_weighs_false_positives_by_the_odds():

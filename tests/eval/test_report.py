@@ -23,7 +23,8 @@ from fundus_core.errors import MissingExtraError, UsageError
 from fundus_eval.intervals import Interval
 from fundus_eval.report import report_html, study_json, words, write_figures
 from fundus_eval.report.formats import MINUS, MISSING, estimate, number, printable, share
-from fundus_eval.study import Study
+from fundus_eval.report.rows import decision_rows
+from fundus_eval.study import AtPrevalence, Rule, Study, Unit
 
 pytest.importorskip("matplotlib", reason="needs matplotlib, which draws the figures")
 pytest.importorskip("jinja2", reason="needs Jinja2, which fills the template")
@@ -148,7 +149,7 @@ def test_every_decision_is_reported_with_both_ways_of_counting_failures(whole: S
         ppv = decision.predictive[0].ppv
         for interval in (decision.sensitivity, decision.sensitivity_all, decision.specificity_all, ppv):
             assert " ".join(share(interval).split()) in text
-    assert "PPV where 2.0 % have it" in text
+    assert "PPV where 2 % have it" in text
 
 
 def test_doubts_come_before_the_results(html: str) -> None:
@@ -180,21 +181,81 @@ def test_unknown_patients_are_a_doubt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("intercept", "trend"),
+    ("intercept", "slope", "said"),
     [
-        (Interval(-0.4, -0.7, -0.1), "too much"),
-        (Interval(0.4, 0.1, 0.7), "too little"),
-        (Interval(0.1, -0.1, 0.3), None),
-        (None, None),
+        (Interval(-0.4, -0.7, -0.1), Interval(1.1, 0.9, 1.3), "scores were too high on the whole."),
+        (
+            Interval(0.4, 0.1, 0.7),
+            Interval(0.7, 0.5, 0.9),
+            "scores were too low on the whole and too extreme.",
+        ),
+        (Interval(0.1, -0.1, 0.3), Interval(1.4, 1.1, 1.7), "scores were too cautious."),
+        (Interval(0.1, -0.1, 0.3), Interval(1.1, 0.9, 1.3), "were not clearly off"),
+        (Interval(0.1, -0.1, 0.3), None, "could not be told"),
+        (None, None, "could not be told"),
     ],
 )
-def test_the_headline_says_a_tendency_only_where_it_is_clear(
-    whole: Study, intercept: Interval | None, trend: str | None
+def test_the_headline_says_of_probabilities_only_what_is_clear(
+    whole: Study, intercept: Interval | None, slope: Interval | None, said: str
 ) -> None:
     label = whole.labels[0]
-    text = words.headline(replace(label, calibration=replace(label.calibration, intercept=intercept)))[-1]
-    assert ("tendency" in text) == (trend is not None)
-    assert (trend or "on average.") in text
+    of = replace(label.calibration, intercept=intercept, slope=slope)
+    assert said in words.headline(replace(label, calibration=of))[-1]
+
+
+def test_the_calibration_error_stands_beside_that_of_chance(whole: Study, html: str) -> None:
+    of = whole.labels[0].calibration
+    expected = f"{estimate(of.ece)} … by chance, if all were right {number(of.ece_by_chance)}"
+    assert expected in Page(html).text
+
+
+def test_few_patients_are_a_doubt(whole: Study) -> None:
+    for n, said in ((19, ["only 19 patients."]), (1, ["only 1 patient."]), (20, [])):
+        few = replace(whole, labels=(replace(whole.labels[0], n_patients=n),))
+        found = [text for text in words.doubts(few) if "likely too narrow" in text]
+        assert len(found) == len(said)
+        assert all(each in text for each, text in zip(said, found, strict=True))
+    assert "578 images of 1 patient, the" in words.headline(replace(whole.labels[0], n_patients=1))[0]
+
+
+@pytest.mark.parametrize(("unit", "rule"), [("image", "mean"), ("eye", "mean"), ("patient", "max")])
+def test_what_was_made_for_single_images_is_said_where_units_are_others(
+    whole: Study, unit: Unit, rule: Rule
+) -> None:
+    of = replace(whole, labels=(replace(whole.labels[0], unit=unit, rule=rule),))
+    text, is_single = Page(report_html(of, "Units", {})).text, unit == "image"
+    assert ("fixed before the test on single images, by Youden's index" in text) != is_single
+    assert ("After the bundle's calibrator, made for single images" in text) != is_single
+    assert ("is the highest of its images, and the highest of several is higher" in text) == (rule == "max")
+    assert ("count them both ways: left out, and as wrong decisions." in text) == is_single
+    assert (f"count each {unit} without any score both ways" in text) != is_single
+
+
+def test_an_interval_on_which_all_resamples_agree_is_none(whole: Study) -> None:
+    assert estimate(Interval(1.0, 1.0 - 1e-16, 1.0)) == "1.000 (no interval)"
+    assert " ".join(share(Interval(0.5, 0.5, 0.5)).split()) == "50.0 % (no interval)"
+    certain = replace(whole.labels[0], average_precision=Interval(1.0, 1.0, 1.0))
+    text = Page(report_html(replace(whole, labels=(certain,)), "Certain", {})).text
+    assert "Average precision 1.000 no interval" in text
+
+
+def test_the_section_on_shift_says_what_it_cannot_see(whole: Study, html: str) -> None:
+    text = Page(html).text
+    assert "as in training" not in text
+    assert text.count("no shift seen") == 2
+    assert "where a patient has several, chance alone exceeds the limit more often" in text
+    assert "one of their sources alone, such as one camera, can differ" in text
+    few = Page(report_html(replace(whole, flow=replace(whole.flow, n_scored=49)), "Few", {})).text
+    assert "With only 49 scored images" in few
+    assert "scored images, all but" not in text
+
+
+@pytest.mark.parametrize(
+    ("prevalence", "text"), [(0.0001, "0.01 %"), (0.02, "2 %"), (0.07, "7 %"), (0.125, "12.5 %")]
+)
+def test_a_prevalence_is_written_with_all_its_digits(whole: Study, prevalence: float, text: str) -> None:
+    decision = replace(whole.labels[0].decisions[0], predictive=(AtPrevalence(prevalence, None, None),))
+    assert " ".join(decision_rows(decision)[-1][0].split()) == f"NPV where {text} have it"
 
 
 def test_several_labels_have_a_section_each_and_a_mean() -> None:
@@ -341,7 +402,7 @@ def test_a_study_in_which_everything_is_missing_has_a_report() -> None:
     for said in (
         "No column of the labels table was named to form subgroups.",
         "The table of scores does not hold the folds.",
-        "The bundle does not say what the images of its training were like",
+        "What the images of the training were like is not known",
         "Nothing was recorded about it.",
         "∞ (2.00 to ∞)",
     ):
@@ -354,7 +415,7 @@ def test_a_label_without_a_threshold_has_a_report(whole: Study) -> None:
     label = replace(label_study(60), decisions=())
     several = replace(whole, labels=(label, label), auc_macro=None)
     for of in (replace(whole, labels=(label,)), several):
-        assert "No threshold was given, so nothing was decided." in Page(report_html(of, "None", {})).text
+        assert "No threshold is known, so nothing was decided." in Page(report_html(of, "None", {})).text
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])

@@ -48,6 +48,7 @@ def test_darker_and_smaller_images_are_found_and_named(n):
     assert {each.measure for each in found if each.shifted} == {"brightness", "field_px"}
     (line,) = shift_warnings(found)
     assert "field_px (median 400, there 1.89e+03; PSI" in line
+    assert line.endswith("may not hold here: measure on labelled photographs like these.")
     assert not list(shift_warnings(shifts(TRAINING, table(n, seed=2), ("glaucoma",))))
 
 
@@ -64,6 +65,13 @@ def test_what_is_not_known_of_new_images_is_left_out():
     without = replace(table(50), quality=None)
     assert [each.measure for each in shifts(TRAINING, without, ("glaucoma",))] == ["score:glaucoma"]
     assert shifts((), table(50), ("glaucoma",)) == ()
+
+
+def test_where_every_file_failed_there_is_nothing_to_compare():
+    new = table(3)
+    nothing = np.full((3, 1), np.nan)
+    lost = replace(new, scored=np.zeros(3, bool), probability=nothing, quality=new.quality * np.nan)
+    assert shifts(TRAINING, lost, ("glaucoma",)) == ()
 
 
 def test_failed_files_are_no_part_of_it():

@@ -115,8 +115,10 @@ def test_decisions_are_those_of_the_cut_offs_with_and_without_failures() -> None
 def test_patients_widen_the_bootstrap() -> None:
     of = sample(per_patient=4)
     alone = dataclasses.replace(of, cluster=None)
+    tied = dataclasses.replace(of, score=np.full(400, 0.5))
     assert width(study(of).auc_bootstrap) > 1.15 * width(study(alone).auc_bootstrap)
     assert "DeLong" in study(alone).auc_method
+    assert "Markov" in study(tied).auc_method
 
 
 def width(interval: Interval) -> float:
@@ -160,7 +162,8 @@ def test_perfect_separation_is_said_and_has_no_slope() -> None:
     assert perfect.auc.value == 1 > perfect.auc.low
     assert "perfectly separated" in perfect.auc_method
     assert perfect.calibration.slope is None
-    assert all(map(math.isfinite, numbers(perfect)))
+    assert all(map(math.isfinite, numbers(dataclasses.replace(perfect, decisions=()))))
+    assert [decision.lr_positive.value for decision in perfect.decisions] == [math.inf, math.inf]
 
 
 def test_few_units_still_make_a_study() -> None:

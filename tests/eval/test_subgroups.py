@@ -41,7 +41,7 @@ def test_without_a_threshold_there_are_no_decisions():
 def test_ages_are_cut_into_decades_and_other_numbers_into_quartiles():
     ages = [41, 49, 50, 108, 9, 7.5, *range(20, 40), *([""] * 94)]
     found = subgroups(sample(age=ages), ["age"], 0.4)
-    assert values(found) == ["0-9", "20-29", "30-39", "40-49", "50-59", "100-109", ""]
+    assert values(found) == ["0-9", "20-29", "30-39", "40-49", "50-59", "100-109", "not stated"]
     assert [group.n for group in found] == [2, 10, 10, 2, 1, 1, 94]
     found = subgroups(sample(pressure=range(120)), ["pressure"], 0.4)
     assert values(found) == ["0 to 29", "30 to 59", "60 to 89", "90 to 119"]
@@ -56,7 +56,7 @@ def test_quartiles_never_part_equal_numbers():
 
 def test_few_numbers_stand_for_themselves_in_their_order():
     found = subgroups(sample(grade=[10, 9, "", 2, 3, -1.5, 4, 5] * 15), ["grade"], 0.4)
-    assert values(found) == ["-1.5", "2", "3", "4", "5", "9", "10", ""]
+    assert values(found) == ["-1.5", "2", "3", "4", "5", "9", "10", "not stated"]
 
 
 def test_one_text_makes_all_of_them_texts():
@@ -76,3 +76,14 @@ def test_a_missing_column_and_one_of_names_are_sentences():
         subgroups(of, ["sex"], 0.4)
     with pytest.raises(UsageError, match="note has 120 different texts"):
         subgroups(of, ["note"], 0.4)
+
+
+def test_words_among_many_numbers_are_named():
+    ages = [*range(1, 101), "unknown", "n/a", "nan", "?", *([""] * 16)]
+    with pytest.raises(UsageError, match="age has numbers, but for 'unknown', 'n/a', 'nan' and others"):
+        subgroups(sample(age=ages), ["age"], 0.4)
+
+
+def test_texts_that_are_missing_come_last_and_are_said():
+    found = subgroups(sample(camera=["zeiss", " ", "Canon", ""] * 30), ["camera"], 0.4)
+    assert [(group.value, group.n) for group in found] == [("Canon", 30), ("zeiss", 30), ("not stated", 60)]

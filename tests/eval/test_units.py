@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.core.test_join import scores_of
 
 from fundus_core.errors import LabelsError, UsageError
 from fundus_core.tables import Joined, LabelTable, ScoreTable, join
@@ -97,12 +98,12 @@ def test_failed_units_are_those_without_any_score():
 
 def test_labels_that_contradict_each_other_within_an_eye_are_refused_with_examples():
     rows = {f"{p}{i}": (0.5, i, p, "left") for p in "abcd" for i in (0, 1)}
-    said = r"4 eyes have images with different .*: 'a0' \(0\) and 'a1' \(1\); 'b0' .*; 'c0' [^;]*\. Correct"
+    said = r"4 eyes .* images with different .*: 'a0' \(0\) and 'a1' \(1\); 'b0' .*; 'c0' [^;]*\. Correct"
     for unit in ("eye", "patient"):
         with pytest.raises(LabelsError, match=said):
             sample_of(joined(rows, columns={}), 0, unit)
     assert len(sample_of(joined(rows, columns={}), 0).truth) == 8
-    with pytest.raises(LabelsError, match="tell the eyes of a patient apart"):
+    with pytest.raises(LabelsError, match="name the eyes in a column eye"):
         sample_of(joined(eye=None), 0, "patient")
 
 
@@ -111,7 +112,7 @@ def test_units_that_are_not_named_are_a_sentence():
         sample_of(joined(patient_id=None), 0, "eye")
     eyes = ("",) * 5 + ("left",) * 7
     with pytest.raises(
-        UsageError, match=r"eye \(left, right\): 5 images have none, such as 'a1', 'a2', 'a3'"
+        UsageError, match=r"eye \(left, right\)\. It is not known for 5 ids such as 'a1', 'a2', 'a3'"
     ):
         sample_of(joined(eye=eyes), 0, "eye")
     with pytest.raises(LabelsError):  # and no name of a patient in it
@@ -120,3 +121,32 @@ def test_units_that_are_not_named_are_a_sentence():
         except LabelsError as error:
             assert "SECRET" not in str(error)
             raise
+
+
+def test_an_eye_that_failed_or_has_no_image_still_makes_its_patient_positive():
+    rows = {
+        "a-healthy": (0.2, 0, "a", "right"),
+        "a-ill": (None, 1, "a", "left"),
+        "b1": (0.9, 1, "b", "left"),
+        "c1": (0.1, 0, "c", "left"),
+    }
+    patients = sample_of(joined(rows, columns={}), 0, "patient")
+    assert patients.truth.tolist() == [1, 1, 0]
+    assert failed_units(joined(rows, columns={}), 0, "patient") == (0, 0)
+    assert failed_units(joined(rows, columns={}), 0, "eye") == (1, 0)
+    scores, table = scores_of({"a-healthy": 0.2}), joined(rows, columns={}).table
+    alone = join(scores, table)
+    assert sample_of(alone, 0, "patient").truth.tolist() == [1]
+    assert sample_of(alone, 0, "eye").truth.tolist() == [0]
+
+
+def test_a_column_that_differs_within_a_unit_says_so():
+    camera = ("x", "x", "y", "z", "x", *"x" * 7)
+    sample = sample_of(joined(columns={"camera": camera}), 0, "patient")
+    assert sample.columns["camera"][:3] == ("several", "z", "x")
+
+
+def test_a_column_of_empty_patients_names_nobody():
+    assert sample_of(joined(patient_id=("",) * 12), 0).n_patients is None
+    with pytest.raises(UsageError, match="column patient_id"):
+        sample_of(joined(patient_id=("",) * 12), 0, "patient")

@@ -17,7 +17,7 @@ from fundus_core.tables import LabelTable
 from fundus_core.views import VIEWS
 from fundus_eval.auc import auc_delong, delong_test
 from fundus_eval.intervals import Interval
-from fundus_eval.units import patient_numbers
+from fundus_eval.units import patients_of
 from fundus_train.cases import Cases
 from fundus_train.checkpoint import load_checkpoint
 from fundus_train.finished import finished_cases, mismatch
@@ -119,8 +119,8 @@ def _results(
 ) -> Iterator[ViewsResult]:
     known = chosen & (truth.values[:, label] >= 0)
     target, cluster = truth.values[known, label], None
-    if truth.patient_id:
-        cluster = patient_numbers(truth.patient_id, truth.image_id)[known]
+    if (patients := patients_of(truth)) is not None:
+        cluster = patients[known]
     of_sets = np.stack([_mean(scores, names)[known, label] for names in SETS.values()])
     for name, each in zip(SETS, of_sets, strict=True):
         change = delong_test(target, of_sets[0], each, cluster=cluster).difference

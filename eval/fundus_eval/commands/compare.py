@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fundus_eval.commands.options import JSON, LABEL, LABELS, THRESHOLD, Question, read_question
+from fundus_eval.commands.options import JSON, LABEL, LABELS, TABLE, THRESHOLD, Question, read_question
 from fundus_eval.comparison import compare_aucs
 
 EXAMPLES = """\b
@@ -15,8 +15,8 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=TABLE)
+@click.argument("second", type=TABLE)
 @LABELS
 @LABEL
 @THRESHOLD

@@ -1,20 +1,39 @@
 """Options that several commands share, and what they read."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
-from fundus_core.console import FOLDER
+from fundus_core.console import FOLDER, say
 from fundus_core.ensemble import CutOff, EnsembleSpec
+from fundus_core.errors import UsageError
 from fundus_core.reading import read_labels, read_scores
 from fundus_core.tables import Joined, ScoreTable, join
-from fundus_eval.origin import spec_of
+from fundus_eval.origin import origin_of
 from fundus_eval.study import Rule, Unit
 
 GIVEN = "given"  # the rule of a threshold that the user names
+PRIVATE = ("patient_id", "image_id")  # no labels and no subgroups
+
+
+class Share(click.FloatRange):
+    """A number of 0-1; click's own range lets "nan" pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number of 0-1.", param, ctx)
+        return number
+
+
+TABLE = click.Path(path_type=Path)
+SCORES = click.argument("scores", type=TABLE)
+LABELS = click.argument("labels", type=TABLE)
 LABEL = click.option(
     "--label", "names", multiple=True, help="A column of LABELS; repeatable. [default: as in the scores]"
 )
@@ -24,7 +43,7 @@ BUNDLE = click.option(
     help="The model repository that made the scores. [default: as run.json beside them says]",
 )
 THRESHOLD = click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="Decide from here upwards. [default: the bundle's own]"
+    "--threshold", type=Share(0, 1), help="Decide from here upwards. [default: the bundle's own]"
 )
 UNIT = click.option(
     "--unit",
@@ -41,17 +60,16 @@ RULE = click.option(
     help="What makes one score of several images of a unit.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
-SCORES = click.argument("scores", type=click.Path(path_type=Path))
-LABELS = click.argument("labels", type=click.Path(path_type=Path))
 
 
 @dataclass(frozen=True)
 class Question:
-    """Scores and labels that were read, and the ensemble that made the scores, where that is known."""
+    """Scores and labels that were read, and the ensemble that made the scores, or why it is not known."""
 
     table: ScoreTable
     joined: Joined
     spec: EnsembleSpec | None
+    doubt: str | None
 
     def cut_offs(self, threshold: float | None) -> tuple[CutOff, ...]:
         """Return the thresholds of the joined labels, the one that decides first, or none."""
@@ -59,15 +77,9 @@ class Question:
             return (CutOff(GIVEN, (threshold,) * len(self.joined.labels)),)
         if self.spec is None:
             return ()
-        chosen = CutOff("decision", self.spec.thresholds)
-        found = self.spec.cut_offs or (chosen,)
-        rows = self.columns
+        found = self.spec.cut_offs or (CutOff("decision", self.spec.thresholds),)
+        rows = [self.spec.labels.index(label) for label in self.joined.labels]
         return tuple(CutOff(each.rule, tuple(each.thresholds[row] for row in rows)) for each in found)
-
-    @property
-    def columns(self) -> list[int]:
-        """Where each joined label stands among those of the ensemble."""
-        return [self.spec.labels.index(label) for label in self.joined.labels] if self.spec else []
 
 
 def read_question(
@@ -77,14 +89,19 @@ def read_question(
     bundle: Path | None = None,
     columns: Sequence[str] = (),
 ) -> Question:
-    """Read and join two tables; `columns` are further ones of the labels.
+    """Read and join two tables; `columns` are further ones of the labels. Say where the ensemble is unknown.
 
     Raises:
         LabelsError: the labels cannot be read, or have no id in common with the scores.
-        UsageError: the scores cannot be read.
+        UsageError: the scores cannot be read, or a column holds ids.
         BundleError: `bundle` did not make them.
     """
+    if private := sorted({*names, *columns} & {*PRIVATE}):
+        raise UsageError(f"{private[0]} names people or images: it is no label and makes no subgroups.")
     table = read_scores(scores)
-    spec = spec_of(scores, table, bundle)
-    known = table.labels or (spec.labels if spec else ("glaucoma",))
-    return Question(table, join(table, read_labels(labels, names or known, columns)), spec)
+    origin = origin_of(scores, table, bundle)
+    if origin.doubt:
+        say(f"Warning: {origin.doubt}")
+    known = table.labels or (origin.spec.labels if origin.spec else ("glaucoma",))
+    truth = read_labels(labels, tuple(dict.fromkeys(names)) or known, tuple(dict.fromkeys(columns)))
+    return Question(table, join(table, truth), origin.spec, origin.doubt)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import click
 
-from fundus_core.console import FOLDER, stderr
+from fundus_core.console import FOLDER, say, stderr
 from fundus_core.errors import UsageError
 from fundus_core.files import whole_file
 from fundus_core.provenance import sha256_of, versions_of
@@ -20,8 +20,10 @@ from fundus_eval.commands.options import (
     THRESHOLD,
     UNIT,
     Question,
+    Share,
     read_question,
 )
+from fundus_eval.origin import RUN_JSON
 from fundus_eval.report import report_html, study_json, write_figures
 from fundus_eval.report.thumbnails import thumbnails_of
 from fundus_eval.study import Rule, Unit
@@ -54,7 +56,7 @@ Examples:
     multiple=True,
     default=(0.02, 0.2),
     show_default=True,
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Share(0, 1, min_open=True, max_open=True),
     help="Share with the disease, for PPV and NPV; repeatable.",
 )
 @click.option("--subgroup", "subgroups", multiple=True, help="A column of LABELS to split by; repeatable.")
@@ -64,7 +66,9 @@ Examples:
 @click.option(
     "--resamples", default=2000, show_default=True, type=click.IntRange(100), help="Of the bootstrap."
 )
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap's draws.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the bootstrap's draws."
+)
 def report(
     scores: Path,
     labels: Path,
@@ -88,18 +92,35 @@ def report(
     It holds the AUC with its interval, operating points, calibration, subgroups, the flow of images and how
     all of it was made. Thresholds and calibrator are those that the bundle fixed before the test.
     """
+    _check_files([output, *filter(None, (numbers,))], [scores, labels, scores.with_name(RUN_JSON)])
     asked = read_question(scores, labels, names, bundle, subgroups)
+    columns = tuple(asked.joined.table.columns)
     points = asked.cut_offs(threshold)
-    plan = Plan(cast(Unit, unit), cast(Rule, rule), points, prevalences, subgroups, resamples, seed)
+    plan = Plan(cast(Unit, unit), cast(Rule, rule), points, prevalences, columns, resamples, seed)
     with stderr.status("evaluating"):
-        found = study(asked.joined, asked.table, asked.spec, plan, _made(asked, plan, scores, labels))
+        made, notes = _made(asked, plan, scores, labels), tuple(filter(None, [asked.doubt]))
+        found = study(asked.joined, asked.table, asked.spec, plan, made, notes)
         shown = thumbnails_of(found, thumbnails) if thumbnails else {}
-        _write(output, report_html(found, title, shown))
+        if thumbnails and not shown:
+            say(f"Warning: none of the most wrong images is in '{thumbnails}': there are no thumbnails.")
         if figures:
             write_figures(found, figures)
         if numbers:
             _write(numbers, json.dumps(study_json(found), indent=2) + "\n")
+        _write(output, report_html(found, title, shown))
     click.echo(f"report  {output}")
+
+
+def _check_files(written: list[Path], read: list[Path]) -> None:
+    """Refuse to write over what is read, or two things into one file.
+
+    Raises:
+        UsageError: two of them are one file.
+    """
+    paths = [path.resolve() for path in (*read, *written)]
+    twice = [path for path in written if paths.count(path.resolve()) > 1]
+    if twice:
+        raise UsageError(f"'{twice[0]}' is one of the tables, or written twice. Choose another file.")
 
 
 def _write(path: Path, text: str) -> None:
@@ -107,7 +128,7 @@ def _write(path: Path, text: str) -> None:
         with whole_file(path) as partial:
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}. Choose another --output.") from None
+        raise UsageError(f"'{path}' cannot be written: {error.strerror}. Choose another file.") from None
 
 
 def _made(asked: Question, plan: Plan, scores: Path, labels: Path) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def report_html(study: Study, title: str, thumbnails: Mapping[str, bytes]) -> st
             sections=sections,
             flow=flow_picture(study),
             doubts=words.doubts(study),
+            few_images=words.FEW_IMAGES,
             macro=words.macro_words(study) if study.auc_macro else None,
             methods=METHODS,
             guidelines=GUIDELINES,

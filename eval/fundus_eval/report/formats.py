@@ -7,6 +7,7 @@ from fundus_core.sheet import escaped
 from fundus_eval.intervals import Interval
 
 MINUS, MISSING = "\N{MINUS SIGN}", "\N{EN DASH}"
+_NO_INTERVAL = "no interval"
 _NARROW = "\u202f"  # a narrow space at which no line breaks
 # what neither XML nor HTML can hold, not even escaped, and what turns the direction of the text that follows
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
@@ -42,8 +43,15 @@ def count(value: int) -> str:
     return f"{value:,}".replace(",", _NARROW)
 
 
+def _is_point(interval: Interval) -> bool:
+    """Whether all resamples agreed, but for rounding: that is no certainty."""
+    return interval.high - interval.low < 1e-9
+
+
 def limits(interval: Interval, digits: int = 3) -> str:
     """Write the confidence limits: 0.926 to 0.961."""
+    if _is_point(interval):
+        return _NO_INTERVAL
     return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
 
 
@@ -57,8 +65,15 @@ def percent(value: float | None, digits: int = 1) -> str:
     return MISSING if value is None or math.isnan(value) else f"{number(100 * value, digits)}{_NARROW}%"
 
 
+def short_percent(value: float) -> str:
+    """Write a share (0-1) that somebody chose in per cent, as many digits as it has: 0.01 %."""
+    return f"{100 * value:.6g}{_NARROW}%"
+
+
 def share_limits(interval: Interval) -> str:
     """Write the confidence limits of a share in per cent: 76.7 to 90.7 %."""
+    if _is_point(interval):
+        return _NO_INTERVAL
     return f"{number(100 * interval.low, 1)} to {percent(interval.high)}"
 
 

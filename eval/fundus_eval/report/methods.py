@@ -25,7 +25,8 @@ METHODS = (
     Method(
         "Bootstrap",
         "Bands, and the intervals of average precision, partial AUC, ECE, Brier score and mean AUC: "
-        "percentiles over resamples, of patients where they are known.",
+        "percentiles over resamples, of patients where they are known. Where all resamples agree there is "
+        "no interval: that is no certainty.",
         "Efron and Tibshirani, An Introduction to the Bootstrap, 1993",
     ),
     Method(
@@ -53,15 +54,20 @@ METHODS = (
     Method(
         "Likelihood ratios, predictive values",
         "How much a decision changes the odds of the disease, and what it means where the disease is "
-        "as frequent as stated.",
+        "as frequent as stated. Where one of the four counts is 0, the limits are those with half an image "
+        "more (ratios) or 1.92 images more (predictive values) in each.",
         "Simel et al., J. Clin. Epidemiol. 1991; Mercaldo et al., Stat. Med. 2007",
     ),
     Method(
         "Calibration",
-        "Bins of equally many units. ECE: mean distance of probability and share over the bins. Brier "
-        f"score: mean squared error, = reliability {MINUS} resolution + uncertainty + what the bins "
-        "blur. Intercept 0 and slope 1 are perfect.",
-        "Murphy, J. Appl. Meteorol. 1973; Cox, Biometrika 1958; Van Calster et al., J. Clin. Epidemiol. 2016",
+        "Bins of equally many units. ECE: mean distance of probability and share over the bins. It is "
+        "biased upwards, the more so the fewer units there are: beside it is its mean over simulated "
+        "truths of independent units, of which the probabilities are right. Brier score: mean squared error, "
+        f"= reliability {MINUS} resolution + uncertainty + what the bins blur. Intercept 0 and slope 1 are "
+        "perfect; an intercept below 0 means too high on the whole, a slope below 1 too extreme. There are "
+        "none where a probability is 0 or 1, and no slope where the classes are separated.",
+        "Bröcker and Smith, Weather Forecast. 2007; Murphy, J. Appl. Meteorol. 1973; Cox, Biometrika 1958; "
+        "Van Calster et al., J. Clin. Epidemiol. 2016",
     ),
     Method(
         "Net benefit",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from fundus_eval.intervals import Interval
-from fundus_eval.report.formats import estimate, percent, share
+from fundus_eval.report.formats import estimate, share, short_percent
 from fundus_eval.study import Decision, LabelStudy, Subgroup
 
 
@@ -19,8 +19,8 @@ def decision_rows(decision: Decision) -> list[tuple[str, str]]:
         ("Likelihood ratio of a negative", estimate(decision.lr_negative, 2)),
     ]
     for at in decision.predictive:
-        rows.append((f"PPV where {percent(at.prevalence)} have it", share(at.ppv)))
-        rows.append((f"NPV where {percent(at.prevalence)} have it", share(at.npv)))
+        rows.append((f"PPV where {short_percent(at.prevalence)} have it", share(at.ppv)))
+        rows.append((f"NPV where {short_percent(at.prevalence)} have it", share(at.npv)))
     return rows
 
 

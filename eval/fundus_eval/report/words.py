@@ -8,6 +8,8 @@ from fundus_eval.shift import SCORE
 from fundus_eval.study import Decision, LabelStudy, Shift, Study
 
 FEW = 10  # with fewer units of a class, its figures hang on single ones
+FEW_PATIENTS = 20  # with fewer, resamples and the variance between patients say too little
+FEW_IMAGES = 50  # with fewer, the limit of a shift lies far above small
 _MUCH_UNGRADABLE = 0.05
 
 _MEASURES = {
@@ -25,13 +27,14 @@ def units(label: LabelStudy, n: int) -> str:
     return f"{count(n)} {label.unit}{'' if n == 1 else 's'}"
 
 
-def rule_words(decision: Decision) -> str:
-    """Say how a threshold was fixed."""
+def rule_words(decision: Decision, label: LabelStudy) -> str:
+    """Say how a threshold was fixed, and on what where the label's units are others."""
     if decision.rule == "given":
         return "given by the user"
     known = {"youden": "by Youden's index", "decision": "in the bundle"}
     how = known.get(decision.rule, f"for a {decision.rule.replace(' ', ' of ')}")
-    return f"fixed before the test, {how}"
+    on = "" if label.unit == "image" else " on single images"
+    return f"fixed before the test{on}, {how}"
 
 
 def measure_words(shift: Shift) -> str:
@@ -43,9 +46,7 @@ def measure_words(shift: Shift) -> str:
 
 def headline(label: LabelStudy) -> tuple[str, ...]:
     """Return the main result of one label, a sentence each."""
-    of_patients = (
-        f" of {count(label.n_patients)} patients" if label.n_patients and label.unit != "patient" else ""
-    )
+    of_patients = f" of {_patients(label.n_patients)}" if label.n_patients and label.unit != "patient" else ""
     return (
         f"In {units(label, label.n)}{of_patients}, the ensemble told {label.label} from no {label.label} "
         f"with an AUC of {number(label.auc.value)} (95 % CI {limits(label.auc)}).",
@@ -59,7 +60,7 @@ def _decision_words(label: LabelStudy, decision: Decision) -> str:
     sensitivity = _share("sensitivity", decision.sensitivity)
     specificity = _share("specificity", decision.specificity)
     return (
-        f"At the threshold of {number(decision.threshold)}, {rule_words(decision)}, it found "
+        f"At the threshold of {number(decision.threshold)}, {rule_words(decision, label)}, it found "
         f"{count(decision.tp)} of {units(label, n_positive)} with {label.label} ({sensitivity}) and cleared "
         f"{count(decision.tn)} of {count(n_negative)} without ({specificity})."
     )
@@ -70,13 +71,29 @@ def _share(name: str, interval: Interval | None) -> str:
 
 
 def _calibration_words(label: LabelStudy) -> str:
-    error, intercept = percent(label.calibration.ece.value), label.calibration.intercept
-    trend = ""
-    if intercept and intercept.low > 0:
-        trend = ", with a tendency to say too little"
-    elif intercept and intercept.high < 0:
-        trend = ", with a tendency to say too much"
-    return f"Read as probabilities, its scores were off by {error} on average{trend}."
+    of = label.calibration
+    clear = (
+        _where_clear(of.intercept, 0, "too high on the whole", "too low on the whole"),
+        _where_clear(of.slope, 1, "too extreme", "too cautious"),
+    )
+    if found := " and ".join(text for text in clear if text):
+        return f"Read as probabilities, its scores were {found}."
+    if of.intercept and of.slope:
+        return (
+            "Read as probabilities, its scores were not clearly off. That does not prove that they are right."
+        )
+    return "Whether its scores are right as probabilities could not be told here."
+
+
+def _where_clear(interval: Interval | None, perfect: float, below: str, above: str) -> str | None:
+    """Return what an interval says that leaves out what is perfect."""
+    if interval and interval.high < perfect:
+        return below
+    return above if interval and interval.low > perfect else None
+
+
+def _patients(n: int) -> str:
+    return f"{count(n)} patient{'' if n == 1 else 's'}"
 
 
 def folds_words(label: LabelStudy) -> str:
@@ -94,8 +111,11 @@ def folds_words(label: LabelStudy) -> str:
 def doubts(study: Study) -> tuple[str, ...]:
     """Return what makes the numbers doubtful, a few sentences each; empty where nothing is known."""
     return (
+        *study.notes,
         *_missing_scores(study),
         *(text for label in study.labels for text in _few_units(label)),
+        *_few_patients(study),
+        *_highest_of_several(study),
         *_shifted(study),
         *_ungradable(study),
         *_unknown_patients(study),
@@ -103,13 +123,16 @@ def doubts(study: Study) -> tuple[str, ...]:
 
 
 def _missing_scores(study: Study) -> Iterator[str]:
-    flow, failed = study.flow, sum(study.flow.failed.values())
+    flow, failed, unit = study.flow, sum(study.flow.failed.values()), study.labels[0].unit
     if not failed:
         return
-    known = flow.n_failed_positive + flow.n_failed_negative
+    known = count(flow.n_failed_positive + flow.n_failed_negative)
+    counted, wrong = "them", "wrong decisions"
+    if unit != "image":
+        counted, wrong = f"each {unit} without any score", "a wrong decision"
     yield (
         f"{count(failed)} of {count(flow.n_files)} files have no score. Where their label is known "
-        f"({count(known)}), the tables of decisions count them both ways: left out, and as wrong decisions."
+        f"({known}), the tables of decisions count {counted} both ways: left out, and as {wrong}."
     )
 
 
@@ -120,6 +143,25 @@ def _few_units(label: LabelStudy) -> Iterator[str]:
                 f"Only {units(label, n)} with {kind}{label.label}: one decision more or less moves "
                 "the figures a lot. Rely on the intervals, not on the estimates."
             )
+
+
+def _few_patients(study: Study) -> Iterator[str]:
+    fewest = min((label.n_patients for label in study.labels if label.n_patients), default=FEW_PATIENTS)
+    if fewest < FEW_PATIENTS:
+        yield (
+            f"The images are of only {_patients(fewest)}. The bootstrap's intervals, and those that allow "
+            "for several images of a patient, rest on few patients and are likely too narrow."
+        )
+
+
+def _highest_of_several(study: Study) -> Iterator[str]:
+    label = study.labels[0]
+    if label.unit != "image" and label.rule == "max":
+        yield (
+            f"The score of each {label.unit} is the highest of its images, and the highest of several is "
+            "higher than that of one. Thresholds and calibrators are made for single images: with several, "
+            f"more {label.unit}s are called positive, and probabilities are too high."
+        )
 
 
 def _shifted(study: Study) -> Iterator[str]:
