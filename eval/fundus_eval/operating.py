@@ -181,14 +181,7 @@ def specificity_threshold(truth: Truth, score: Score, target: float) -> float:
 
     Where no score reaches it, it lies just above the highest: all images are then negative.
 
-    Args:
-        truth: (N,) 1 positive, 0 negative.
-        score: (N,) finite, higher means more likely positive.
-        target: above 0, at most 1.
-
-    Raises:
-        OneClassError: all of `truth` is the same, or it is empty.
-        UsageError: `target` is no such share.
+    Arguments and errors are those of `sensitivity_threshold`.
     """
     _check_target(target)
     values, _, spared = _cuts(truth, score)

@@ -42,12 +42,12 @@ def sample_of(joined: Joined, label: int, unit: Unit = "image", rule: Rule = "me
     )
     if unit == "image":
         return images
-    if patient is None:
+    if everyone is None or patient is None:
         raise UsageError(f"To count each {unit} once, the labels need a column patient_id. Add it.")
     if unit == "eye":
         _check_eyes(joined.table, rows)
-    group = _groups(joined.table, unit)
-    _check_agreement(joined.table, label, np.append(rows, joined.failed_row))
+    group = _groups(joined.table, everyone, unit)
+    _check_agreement(joined.table, everyone, label, np.append(rows, joined.failed_row))
     return _merged(images, patient, group[rows], group[joined.table.values[:, label] == 1], rule)
 
 
@@ -55,9 +55,10 @@ def failed_units(joined: Joined, label: int, unit: Unit = "image") -> tuple[int,
     """Return how many positive and negative units have no score: every image of theirs failed."""
     truth = joined.table.values[:, label]
     failed = joined.failed_row[truth[joined.failed_row] >= 0]
-    if unit == "image":
+    everyone = patients_of(joined.table)
+    if unit == "image" or everyone is None:
         return int((truth[failed] == 1).sum()), int((truth[failed] == 0).sum())
-    group = _groups(joined.table, unit)
+    group = _groups(joined.table, everyone, unit)
     lost = np.setdiff1d(group[failed], group[joined.row[joined.truth[:, label] >= 0]])
     n_positive = int(np.isin(lost, group[truth == 1]).sum())
     return n_positive, len(lost) - n_positive
@@ -81,11 +82,8 @@ def _cluster(patient: Numbers | None) -> Numbers | None:
     return None if patient is None or len(np.unique(patient)) == len(patient) else patient
 
 
-def _groups(table: LabelTable, unit: Unit) -> Numbers:
+def _groups(table: LabelTable, patient: Numbers, unit: Unit) -> Numbers:
     """Return the number of each row's patient, or eye (R,); eyes that are not known count as one."""
-    patient = patients_of(table)
-    if patient is None:
-        raise ValueError("the labels name no patients")
     return patient if unit == "patient" else len(EYES) * patient + _eyes(table)
 
 
@@ -101,10 +99,10 @@ def _check_eyes(table: LabelTable, rows: NDArray[np.intp]) -> None:
         raise UsageError(f"{hint} It is not known for {some(without)}.")
 
 
-def _check_agreement(table: LabelTable, label: int, rows: NDArray[np.intp]) -> None:
+def _check_agreement(table: LabelTable, patient: Numbers, label: int, rows: NDArray[np.intp]) -> None:
     """Refuse images of one eye, or of one patient where the eye is not known, that have different labels."""
     rows = rows[table.values[rows, label] >= 0]
-    group, truth = _groups(table, "eye")[rows], table.values[rows, label]
+    group, truth = _groups(table, patient, "eye")[rows], table.values[rows, label]
     _, first, unit = np.unique(group, return_index=True, return_inverse=True)
     pairs = {int(unit[i]): (first[unit[i]], i) for i in np.flatnonzero(truth != truth[first][unit])}
     if pairs:

@@ -1,16 +1,21 @@
 """A joined table -> a `Study`: every label's evaluation, the flow of images, and the shift."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fundus_core.ensemble import CutOff, EnsembleSpec
 from fundus_core.tables import Joined, ScoreTable
-from fundus_eval.auc import OneClassError, auc_delong
+from fundus_eval.auc import OneClassError
 from fundus_eval.shift import shifts
-from fundus_eval.study import Flow, Rule, Sample, Study, Unit
+from fundus_eval.study import Flow, LabelStudy, Rule, Sample, Study, Unit
 from fundus_eval.studying import auc_macro, study_label
 from fundus_eval.units import failed_units, sample_of
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -57,40 +62,40 @@ def study(
         LabelsError: labels contradict each other within an eye.
     """
     samples = [sample_of(joined, label, plan.unit, plan.rule) for label in range(len(joined.labels))]
-    _check_classes(joined.labels, samples)
-    labels = tuple(
-        study_label(
-            sample,
-            joined.labels[label],
-            plan.unit,
-            plan.rule,
-            [(each.rule, each.thresholds[label]) for each in plan.cut_offs],
-            failed_units(joined, label, plan.unit),
-            _calibrator(joined, spec, label),
-            plan.prevalences,
-            plan.subgroups,
-            plan.resamples,
-            plan.seed,
-        )
-        for label, sample in enumerate(samples)
-    )
+    labels = tuple(_study_label(joined, spec, plan, label, sample) for label, sample in enumerate(samples))
     macro = auc_macro(samples, plan.resamples, plan.seed) if len(samples) > 1 else None
     shift = shifts(spec.training, table, spec.labels) if spec else ()
     return Study(_flow(joined, samples[0]), labels, macro, shift, made, notes)
 
 
-def _check_classes(labels: Sequence[str], samples: Sequence[Sample]) -> None:
-    for label, sample in zip(labels, samples, strict=True):
-        try:
-            auc_delong(sample.truth, sample.score)
-        except OneClassError as error:
-            raise OneClassError(f"{label}: {error}") from None
+def _study_label(
+    joined: Joined, spec: EnsembleSpec | None, plan: Plan, label: int, sample: Sample
+) -> LabelStudy:
+    name = joined.labels[label]
+    try:
+        return study_label(
+            sample,
+            name,
+            plan.unit,
+            plan.rule,
+            [(each.rule, each.thresholds[label]) for each in plan.cut_offs],
+            failed_units(joined, label, plan.unit),
+            _calibrator(name, spec),
+            plan.prevalences,
+            plan.subgroups,
+            plan.resamples,
+            plan.seed,
+        )
+    except OneClassError as error:
+        raise OneClassError(f"{name}: {error}") from None
 
 
-def _calibrator(joined: Joined, spec: EnsembleSpec | None, label: int) -> Any:
+def _calibrator(
+    label: str, spec: EnsembleSpec | None
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
     if spec is None or not spec.calibrators:
         return None
-    return spec.calibrators[spec.labels.index(joined.labels[label])].of
+    return spec.calibrators[spec.labels.index(label)].of
 
 
 def _flow(joined: Joined, sample: Sample) -> Flow:

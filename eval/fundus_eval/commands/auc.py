@@ -8,18 +8,7 @@ import click
 
 from fundus_core.console import say
 from fundus_core.errors import LabelsError
-from fundus_eval.commands.options import (
-    BUNDLE,
-    JSON,
-    LABEL,
-    LABELS,
-    RULE,
-    SCORES,
-    THRESHOLD,
-    UNIT,
-    Question,
-    read_question,
-)
+from fundus_eval.commands.options import JSON, Question, question_options, read_question
 from fundus_eval.evaluation import evaluate
 from fundus_eval.shift import shift_warnings, shifts
 from fundus_eval.study import Rule, Unit
@@ -33,13 +22,7 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@SCORES
-@LABELS
-@LABEL
-@BUNDLE
-@THRESHOLD
-@UNIT
-@RULE
+@question_options
 @JSON
 def auc(
     scores: Path,

@@ -1,10 +1,10 @@
 """Options that several commands share, and what they read."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -16,6 +16,7 @@ from fundus_core.tables import Joined, ScoreTable, join
 from fundus_eval.origin import origin_of
 from fundus_eval.study import Rule, Unit
 
+F = TypeVar("F", bound=Callable[..., Any])
 GIVEN = "given"  # the rule of a threshold that the user names
 PRIVATE = ("patient_id", "image_id")  # no labels and no subgroups
 
@@ -105,3 +106,10 @@ def read_question(
     known = table.labels or (origin.spec.labels if origin.spec else ("glaucoma",))
     truth = read_labels(labels, tuple(dict.fromkeys(names)) or known, tuple(dict.fromkeys(columns)))
     return Question(table, join(table, truth), origin.spec, origin.doubt)
+
+
+def question_options(command: F) -> F:
+    """Give a command the tables and options of one question: what is asked of which ensemble, and of whom."""
+    for option in (RULE, UNIT, THRESHOLD, BUNDLE, LABEL, LABELS, SCORES):
+        command = option(command)
+    return command

@@ -11,18 +11,7 @@ from fundus_core.console import FOLDER, say, stderr
 from fundus_core.errors import UsageError
 from fundus_core.files import whole_file
 from fundus_core.provenance import sha256_of, versions_of
-from fundus_eval.commands.options import (
-    BUNDLE,
-    LABEL,
-    LABELS,
-    RULE,
-    SCORES,
-    THRESHOLD,
-    UNIT,
-    Question,
-    Share,
-    read_question,
-)
+from fundus_eval.commands.options import Question, Share, question_options, read_question
 from fundus_eval.origin import RUN_JSON
 from fundus_eval.report import report_html, study_json, write_figures
 from fundus_eval.report.thumbnails import thumbnails_of
@@ -37,19 +26,13 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@SCORES
-@LABELS
+@question_options
 @click.option(
     "--output", default="report.html", show_default=True, type=click.Path(path_type=Path), help="To write."
 )
 @click.option("--figures", type=click.Path(file_okay=False, path_type=Path), help="Also as SVG and PNG here.")
 @click.option("--json", "numbers", type=click.Path(path_type=Path), help="Also every number, in this file.")
 @click.option("--title", default="Evaluation", show_default=True, help="The report's heading.")
-@LABEL
-@BUNDLE
-@THRESHOLD
-@UNIT
-@RULE
 @click.option(
     "--prevalence",
     "prevalences",
