@@ -15,7 +15,7 @@ CLOSEST = 1e-7  # to 0 and 1, so that a logit stays finite
 
 @dataclass(frozen=True, slots=True)
 class Calibrator:
-    """A monotone map, fitted on out-of-fold scores; it changes no ranking, so no AUC.
+    """A monotone map, fitted on out-of-fold scores: it turns no pair of scores round; isotonic makes ties.
 
     Args:
         method: temperature: sigmoid(logit(score) / temperature) (Guo et al., ICML 2017); isotonic: straight

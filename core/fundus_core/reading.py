@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from fundus_core.errors import LabelsError, UsageError
 from fundus_core.quality import MEASURES
 from fundus_core.sheet import Sheet, read_parts
-from fundus_core.tables import UNLABELLED, LabelTable, ScoreTable
+from fundus_core.tables import EYES, UNLABELLED, LabelTable, ScoreTable
 
-EYES = ("left", "right", "")
 NO_REASON = "unknown"  # of a file without a score whose table does not say why
 _PREFIX = "probability:"
 # pandas writes a 0/1 column that has gaps as 0.0 and 1.0
@@ -140,7 +139,7 @@ def _label_values(sheet: Sheet, label: str) -> NDArray[np.int8]:
 
 def _check_eyes(sheet: Sheet) -> None:
     eyes = sheet.texts("eye") if "eye" in sheet.columns else ()
-    if wrong := [row for row, eye in enumerate(eyes) if eye not in EYES]:
+    if wrong := [row for row, eye in enumerate(eyes) if eye.strip() not in EYES]:
         sheet.fail_at(wrong, "eye", "Write left, right, or nothing where it is not known.")
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fundus_core.errors import LabelsError, UsageError
 
 UNLABELLED = -1
+EYES = ("", "left", "right")  # "" where it is not known
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.errors import LabelsError, UsageError
-from fundus_core.tables import Joined, LabelTable, some
+from fundus_core.tables import EYES, Joined, LabelTable, some
 from fundus_eval.study import Rule, Sample, Unit
 
-EYES = ("", "left", "right")
 SEVERAL = "several"  # what a column says of a unit whose images differ in it
 Numbers = NDArray[np.int64]
 

@@ -34,7 +34,7 @@ def test_labels_are_read_with_gaps_and_patients(tmp_path):
 
 
 def test_eye_and_source_are_read_where_they_are(tmp_path):
-    text = "image_id,eye,source,glaucoma\na.jpg,left,hygd,1\nb.jpg,,odir,0\n"
+    text = "image_id,eye,source,glaucoma\na.jpg,left ,hygd,1\nb.jpg,,odir,0\n"
     table = read_labels(text_file(tmp_path / "labels.csv", text))
     assert table.eye == ("left", "")
     assert table.source == ("hygd", "odir")
