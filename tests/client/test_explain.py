@@ -1,28 +1,20 @@
 """Maps of what a probability depends on: the area, the masks, the map, the files, without a server."""
 
 import asyncio
-import csv
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from tests.client.fakes import GOOD
 from tests.conftest import bare_spec
 
-from fundus_client.cli import main
 from fundus_client.explaining.area import Area, Subject, area_of
 from fundus_client.explaining.explain import IN_FLIGHT, Explainer, Explanation, UnexplainedError
-from fundus_client.explaining.masks import MAP_CELLS, Heat, heat_map, random_covers, stability
-from fundus_client.explaining.picture import AGAINST, FOR, PANEL_PX, draw
-from fundus_client.explaining.run import explain_all, label_index
-from fundus_client.explaining.table import COLUMNS, write_rows
+from fundus_client.explaining.masks import MAP_CELLS, heat_map, random_covers, stability
 from fundus_client.scorer import Prediction
 from fundus_core.ensemble import EnsembleSpec
-from fundus_core.errors import ServerError, ServerUnreachableError, UsageError
-from fundus_core.files import find_images
+from fundus_core.errors import ServerError
 from fundus_core.images import decode
 from fundus_core.lit import MARGIN_LEVEL
 from fundus_core.phantoms import render
@@ -204,92 +196,3 @@ def test_nothing_more_is_sent_after_a_failure() -> None:
     with pytest.raises(ServerError, match="out of order"):
         explained(pool, picture())
     assert pool.n_asked <= 20 + IN_FLIGHT
-
-
-def run(pool: Ensemble, folder: Path, output: Path) -> list[dict[str, str]]:
-    refs = list(find_images([folder]))
-    explainer = Explainer(pool, 0, 50)
-    rows = asyncio.run(explain_all(explainer, refs, output, lambda: lambda: None))
-    write_rows(output, rows, "glaucoma", pool.spec.digest)
-    with (output / "explain.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    images = tmp_path / "images"
-    (images / "left").mkdir(parents=True)
-    (tmp_path / "out").mkdir()
-    (images / "1.png").write_bytes(png(picture()))
-    (images / "left" / "1.png").write_bytes(png(picture(3)))
-    (images / "bad.jpg").write_text("no photograph")
-    (images / "gone.jpg").symlink_to("nothing")
-    return images
-
-
-def test_every_input_has_its_row_and_every_explanation_its_files(folder: Path, tmp_path: Path) -> None:
-    class Strict(Ensemble):
-        async def score(self, data: bytes, request_id: str) -> Prediction:
-            decode(data)
-            return await super().score(data, request_id)
-
-    rows = run(Strict(np.s_[:, :]), folder, tmp_path / "out")
-    said = [(row["image_id"], row["status"], row["reason"].partition(":")[0]) for row in rows]
-    assert said == [
-        ("1.png", "explained", ""),
-        ("bad.jpg", "failed", "not_an_image"),
-        ("gone.jpg", "failed", "vanished"),
-        ("left/1.png", "explained", ""),
-    ]
-    assert tuple(rows[0]) == COLUMNS
-    for row in (rows[0], rows[3]):
-        heat = np.load(tmp_path / "out" / f"{row['image_id']}.heat.npy")
-        assert heat.shape == (MAP_CELLS, MAP_CELLS)
-        assert float(row["highest"]) == pytest.approx(float(np.nanmax(heat)))
-        assert cv2.imread(str(tmp_path / "out" / f"{row['image_id']}.heat.png")) is not None
-    assert len(list((tmp_path / "out").rglob("*.*"))) == 5
-
-
-def test_once_the_servers_are_lost_the_rest_is_not_asked(folder: Path, tmp_path: Path) -> None:
-    pool = Ensemble(np.s_[:, :], lost=ServerUnreachableError("No server is ready."))
-    rows = run(pool, folder, tmp_path / "out")
-    assert {row["reason"].partition(":")[0] for row in rows} == {"server_unreachable"}
-    assert (len(rows), pool.n_asked) == (4, 0)
-
-
-def test_a_label_is_found_by_its_name() -> None:
-    labels = ("glaucoma", "cataract")
-    assert [label_index(labels, each) for each in (None, "glaucoma", "cataract")] == [0, 0, 1]
-    with pytest.raises(UsageError, match=r"no label 'myopia'\. Choose one of: glaucoma, cataract"):
-        label_index(labels, "myopia")
-
-
-def test_a_picture_shows_what_speaks_for_in_vermilion_and_against_in_blue() -> None:
-    heat: Heat = np.full((MAP_CELLS, MAP_CELLS), np.nan)
-    heat[:, :20], heat[:, 40:] = 0.1, -0.1
-    drawn = draw(Subject.of(picture(), DISC), heat)
-    coloured = drawn[PANEL_PX // 2, 2 * PANEL_PX : 3 * PANEL_PX]
-    assert coloured[20].tolist() == pytest.approx(FOR, abs=2)
-    assert coloured[-20].tolist() == pytest.approx(AGAINST, abs=2)
-    assert np.ptp(coloured[PANEL_PX // 2].astype(int)) == 0, "grey where there is no heat"
-
-
-def test_a_map_of_hardly_anything_stays_pale() -> None:
-    heat: Heat = np.full((MAP_CELLS, MAP_CELLS), 0.001)
-    panel = draw(Subject.of(picture(), DISC), heat)[:, 2 * PANEL_PX : 3 * PANEL_PX].astype(int)
-    assert np.ptp(panel, axis=2).max() < 20
-
-
-@pytest.mark.parametrize(
-    ("inputs", "said"),
-    [("empty", "There is no image"), ("missing", "no file or folder"), ("images", "empty")],
-)
-def test_what_cannot_be_explained_is_said_before_a_server_starts(
-    folder: Path, tmp_path: Path, inputs: str, said: str
-) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "out" / "earlier.csv").touch()
-    line = ["explain", str(tmp_path / inputs), "--output", str(tmp_path / "out")]
-    done = CliRunner().invoke(main, line)
-    assert done.exit_code == 2
-    assert said in done.output

@@ -11,7 +11,7 @@ import click
 from fundus_client.commands.options import PATH, REPOSITORY, TIMEOUT, URLS, WAIT
 from fundus_client.explaining.explain import IN_FLIGHT, Explainer, Tick
 from fundus_client.explaining.run import Begin, explain_all, label_index
-from fundus_client.explaining.table import TABLE, ExplainRow, write_rows
+from fundus_client.explaining.table import TABLE, ExplainRow
 from fundus_client.member import Endpoint, Patience
 from fundus_client.pool import open_pool
 from fundus_client.servers import scoring_servers
@@ -75,7 +75,6 @@ def explain(
             output.mkdir(parents=True, exist_ok=True)
             with _progress(len(refs), masks) as begin:
                 rows = await explain_all(explainer, refs, output, begin)
-            write_rows(output, rows, pool.spec.labels[explainer.label], pool.spec.digest)
             return rows, pool.lost
 
     with _explained(), scoring_servers(urls, repository, wait, tls) as endpoints:
@@ -89,7 +88,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, asyncio.CancelledError):
-        say("Interrupted. There is no table of what was drawn so far.")
+        say(f"Interrupted. What was drawn is there, and {TABLE} says what was not.")
         raise click.Abort from None
     except OSError as error:
         raise FundusError(

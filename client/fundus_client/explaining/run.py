@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fundus_client.explaining.explain import Explainer, Tick, UnexplainedError
-from fundus_client.explaining.table import ExplainRow, found_cells, write_map
+from fundus_client.explaining.table import ExplainRow, found_cells, write_map, write_rows
 from fundus_client.sources import Ref
 from fundus_core.errors import (
     BreaksServerError,
@@ -19,6 +19,7 @@ from fundus_core.errors import (
 from fundus_core.images import DEFAULT_LIMITS
 
 NOT_ASKED = "server_unreachable: Not explained: no server was ready any more."
+STOPPED = "stopped: Not explained: the run was ended before. Explain it into a new folder."
 Begin = Callable[[], Tick]  # is called for each image that comes next
 
 
@@ -38,13 +39,21 @@ def label_index(labels: Sequence[str], label: str | None) -> int:
 async def explain_all(
     explainer: Explainer, refs: Sequence[Ref], folder: Path, begin: Begin
 ) -> list[ExplainRow]:
-    """Return a row for each image, in order; once the servers are lost, the others are not asked."""
-    rows = []
-    for ref in refs:
-        if explainer.pool.lost:
-            rows.append(ExplainRow(ref.image_id, "", NOT_ASKED, ()))
-        else:
-            rows.append(await _row(explainer, ref, folder, begin()))
+    """Return a row for each image, in order, and write them; once the servers are lost, no more is asked.
+
+    A run that is stopped leaves its table too: what was not reached has a row that says so.
+    """
+    rows: list[ExplainRow] = []
+    try:
+        for ref in refs:
+            if explainer.pool.lost:
+                rows.append(ExplainRow(ref.image_id, "", NOT_ASKED, ()))
+            else:
+                rows.append(await _row(explainer, ref, folder, begin()))
+    finally:
+        left = [ExplainRow(ref.image_id, "", STOPPED, ()) for ref in refs[len(rows) :]]
+        spec = explainer.pool.spec
+        write_rows(folder, rows + left, spec.labels[explainer.label], spec.digest)
     return rows
 
 
