@@ -1,5 +1,6 @@
 """Fixtures: phantoms, a tiny ensemble made by the real commands, and the real photographs where they are."""
 
+import importlib.util
 import os
 import resource
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fundus_client.embedded import EmbeddedServer, embedded_server
 from fundus_core.ensemble import EnsembleSpec, Fold, Normalise
 from fundus_core.preprocess import PreprocessSpec
 
@@ -106,6 +108,15 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) ->
     repository = tmp_path_factory.mktemp("export") / "repository"
     succeed("export", "repository", tiny_run, repository)
     return repository
+
+
+@pytest.fixture(scope="session")
+def server(tiny_repository: Path) -> Iterator[EmbeddedServer]:
+    """The real tritonserver, serving the tiny ensemble."""
+    if importlib.util.find_spec("pytriton") is None:
+        pytest.skip("needs the extra `embedded`: the wheel's tritonserver")
+    with embedded_server(tiny_repository) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Every command and subcommand explains itself, with an example."""
 
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
 
@@ -17,7 +18,13 @@ def group(name: str) -> click.Group:
     return found
 
 
-SUBCOMMANDS = [(name, subcommand) for name in COMMANDS for subcommand in group(name).commands]
+def below(command: click.Command) -> Iterator[list[str]]:
+    """The names that lead to each command below a group."""
+    for name, each in command.commands.items() if isinstance(command, click.Group) else ():
+        yield from ([name, *names] for names in ([], *below(each)))
+
+
+SUBCOMMANDS = [(name, " ".join(names)) for name in COMMANDS for names in below(group(name))]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -28,7 +35,7 @@ def test_installed_command_and_version(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "subcommand"), SUBCOMMANDS)
 def test_help_has_an_example(name: str, subcommand: str) -> None:
-    done = CliRunner().invoke(group(name), [subcommand, "--help"])
+    done = CliRunner().invoke(group(name), [*subcommand.split(), "--help"])
     assert done.exit_code == 0
     assert "Example" in done.output
     assert f"  fundus-{name} {subcommand} " in done.output
@@ -36,13 +43,17 @@ def test_help_has_an_example(name: str, subcommand: str) -> None:
 
 @pytest.mark.parametrize(("name", "subcommand"), SUBCOMMANDS)
 def test_every_option_is_explained(name: str, subcommand: str) -> None:
-    options = [each for each in group(name).commands[subcommand].params if isinstance(each, click.Option)]
+    command: click.Command = group(name)
+    for each in subcommand.split():
+        assert isinstance(command, click.Group)
+        command = command.commands[each]
+    options = [each for each in command.params if isinstance(each, click.Option)]
     unexplained = [option.name for option in options if not option.help]
     assert unexplained == []
 
 
 @pytest.mark.parametrize(("name", "subcommand"), SUBCOMMANDS)
 def test_an_unknown_option_is_a_usage_error(name: str, subcommand: str) -> None:
-    done = CliRunner().invoke(group(name), [subcommand, "--no-such-option"])
+    done = CliRunner().invoke(group(name), [*subcommand.split(), "--no-such-option"])
     assert done.exit_code == 2
     assert "--help" in done.output

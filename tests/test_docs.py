@@ -15,6 +15,7 @@ from tests.conftest import bare_spec
 from fundus_client import batch, member, pool, window
 from fundus_client.checkup.consultation import EXPIRES_SOON
 from fundus_client.cli import main
+from fundus_client.commands.pacs import pacs
 from fundus_client.run import Findings, RunSummary, run_record
 from fundus_core.errors import (
     EXIT_SOME_FAILED,
@@ -57,7 +58,11 @@ def help_of(group: click.Group, program: str, name: str) -> str:
 
 @pytest.mark.parametrize(
     ("document", "group", "program"),
-    [("client.md", main, "fundus-client"), ("evaluation.md", fundus_eval, "fundus-eval")],
+    [
+        ("client.md", main, "fundus-client"),
+        ("pacs.md", pacs, "fundus-client pacs"),
+        ("evaluation.md", fundus_eval, "fundus-eval"),
+    ],
 )
 def test_every_help_text_is_in_the_documents(
     document: str, group: click.Group, program: str, request: pytest.FixtureRequest
@@ -139,8 +144,9 @@ CALLS = [(path.name, call) for path in DOCUMENTS for call in calls(path)]
 
 @pytest.mark.parametrize(("name", "call"), CALLS, ids=[f"{name}: {' '.join(call)}" for name, call in CALLS])
 def test_every_command_in_the_documents_exists_with_its_options(name: str, call: list[str]) -> None:
-    group = import_module(f"{call[0].replace('-', '_')}.cli").main
-    command = group.commands[call[1]] if not call[1].startswith("-") else group
+    command, words = import_module(f"{call[0].replace('-', '_')}.cli").main, iter(call[1:])
+    while isinstance(command, click.Group) and not (word := next(words)).startswith("-"):
+        command = command.commands[word]
     context = click.Context(command)
     known = {text for each in command.get_params(context) for text in (*each.opts, *each.secondary_opts)}
     given = {word.partition("=")[0] for word in call[1:] if re.match(r"--?[a-z]", word)}

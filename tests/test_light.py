@@ -7,6 +7,7 @@ import sys
 import zipfile
 from email.parser import Parser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conftest import bare_spec, command
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = (
     *("torch", "torchvision", "timm", "lightning", "onnx", "onnxruntime", "sklearn", "pytriton"),
     *("fsspec", "s3fs", "botocore", "pyarrow", "ray", "pandas", "prometheus_client", "matplotlib", "jinja2"),
+    *("pydicom", "pynetdicom", "highdicom", "dicomweb_client", "dicomanonymizer", "requests", "reportlab"),
 )
 PACKAGES = {"fundus_core", "fundus_train", "fundus_export", "fundus_client", "fundus_eval"}
 
@@ -103,6 +105,8 @@ def _files(folder: Path) -> list[Path]:
         ("export", ("torch", "onnx", "onnxruntime"), "export"),
         ("export", ("onnx",), "export"),
         ("client", ("pytriton",), "embedded"),
+        ("dicom", ("pydicom",), "dicom"),
+        ("pacs", ("pynetdicom",), "pacs"),
     ],
 )
 def test_a_missing_extra_is_a_sentence(
@@ -111,16 +115,16 @@ def test_a_missing_extra_is_a_sentence(
     blocker = tmp_path / "blocker"
     blocker.mkdir()
     (blocker / "sitecustomize.py").write_text(BLOCKER.format(names=absent))
-    arguments = _arguments(tmp_path)[name]
-    done = command(name, *arguments, env={"PYTHONPATH": str(blocker), "PATH": "/usr/bin:/bin"})
+    room, *arguments = _arguments(tmp_path)[name]
+    done = command(room, *arguments, env={"PYTHONPATH": str(blocker), "PATH": "/usr/bin:/bin"})
     assert done.returncode == 2, done.stderr
     assert f"pip install 'fundus-triton[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def _arguments(folder: Path) -> dict[str, tuple[object, ...]]:
-    """A command line of each command that is right up to the missing extra."""
+def _arguments(folder: Path) -> dict[str, tuple[Any, ...]]:
+    """Room and arguments of commands that are right up to the missing extra."""
     (folder / "labels.csv").write_text("image_id,glaucoma\na.jpg,1\n")
     (folder / "a.jpg").write_bytes(b"not read")
     recipe = '[network]\narchitecture = "test_efficientnet"\n'
@@ -130,15 +134,12 @@ def _arguments(folder: Path) -> dict[str, tuple[object, ...]]:
     (folder / "repository").mkdir()
     write_manifest(bare_spec(1), folder / "repository")
     write_rendered(folder / "repository", bare_spec(1), Serving())
+    score = ("client", "score", "--repository", folder / "repository", "--output", folder / "s.csv")
+    (folder / "a.dcm").write_bytes(bytes(128) + b"DICM")
     return {
-        "train": (*fit, "--output", folder / "new"),
-        "export": ("repository", folder / "run", folder / "new"),
-        "client": (
-            "score",
-            folder / "a.jpg",
-            "--repository",
-            folder / "repository",
-            "--output",
-            folder / "s.csv",
-        ),
+        "train": ("train", *fit, "--output", folder / "new"),
+        "export": ("export", "repository", folder / "run", folder / "new"),
+        "client": (*score, folder / "a.jpg"),
+        "dicom": (*score, folder / "a.dcm"),
+        "pacs": ("client", "pacs", "send", folder, "--peer", "A@b:104"),
     }

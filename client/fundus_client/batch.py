@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from fundus_client.pool import Pool
 from fundus_client.scorer import Prediction
-from fundus_client.sources import Ref
+from fundus_client.sources import Image
 from fundus_core.errors import (
     BreaksServerError,
     BundleError,
@@ -38,7 +38,7 @@ class Memory(Protocol):
     """What is known already, and takes what becomes known; `fundus_client.journal` keeps it on disk."""
 
     def knows(self, image_id: str, stamp: bytes) -> bool:
-        """Whether this very file has its row already; `stamp` is that of `Ref`."""
+        """Whether this very file has its row already; `stamp` is that of `Image`."""
 
     def answer(self, sha256: str) -> ScoreRow | None:
         """Return the row of an earlier file with this content, if there was one."""
@@ -49,7 +49,7 @@ class Memory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    ref: Ref
+    ref: Image
     n_bytes: int
     stamp: bytes  # from before the file was read
 
@@ -68,7 +68,7 @@ class Batch:
         self._budget = _Budget(self.pool.capacity + READ_AHEAD, MAX_BYTES)
         self._readers = ThreadPoolExecutor(READERS)
 
-    async def run(self, refs: Iterable[Ref]) -> None:
+    async def run(self, refs: Iterable[Image]) -> None:
         """Score every file; a failure is a row with a reason. Ends early when the servers are lost.
 
         Cancelled, it sends nothing more, and records what is answered within `SETTLE_S`: tritonserver 2.51
@@ -89,7 +89,7 @@ class Batch:
         if self._fault:
             raise self._fault
 
-    async def _unknown(self, refs: Iterable[Ref]) -> AsyncIterator[_Listed]:
+    async def _unknown(self, refs: Iterable[Image]) -> AsyncIterator[_Listed]:
         """List files in a thread: a network drive or an object store may take its time."""
         refs = iter(refs)
         while chunk := await self._in_thread(_list, refs):
@@ -104,7 +104,7 @@ class Batch:
             return
         self.memory.record(listed.ref.image_id, listed.stamp, row)
 
-    async def _row(self, ref: Ref) -> ScoreRow:
+    async def _row(self, ref: Image) -> ScoreRow:
         sha256 = ""
         try:
             sha256, data = await self._in_thread(_read, ref)
@@ -168,15 +168,15 @@ class _Budget:
         return self.n_images < self.max_images and self.n_bytes + n_bytes <= self.max_bytes
 
 
-def _list(refs: Iterator[Ref]) -> list[_Listed]:
+def _list(refs: Iterator[Image]) -> list[_Listed]:
     return [_Listed(ref, ref.size_bytes(), ref.stamp()) for ref in islice(refs, _CHUNK)]
 
 
-def _read(ref: Ref) -> tuple[str, bytes]:
+def _read(ref: Image) -> tuple[str, bytes]:
     """Return the SHA-256 of a file, and what is sent of it: its picture without what is known of a person."""
     data = ref.read(DEFAULT_LIMITS)
     return hashlib.sha256(data).hexdigest(), without_metadata(data)
 
 
-def _failed(ref: Ref, sha256: str, code: ImageReason | ServerReason, error: FundusError) -> ScoreRow:
+def _failed(ref: Image, sha256: str, code: ImageReason | ServerReason, error: FundusError) -> ScoreRow:
     return ScoreRow(ref.image_id, sha256, "failed", f"{code}: {error}", None, None)

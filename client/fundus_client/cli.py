@@ -8,6 +8,7 @@ import click
 from fundus_client.commands.doctor import doctor
 from fundus_client.commands.environment import with_variables
 from fundus_client.commands.explain import explain
+from fundus_client.commands.pacs import pacs
 from fundus_client.commands.sample import sample
 from fundus_client.commands.score import score
 from fundus_client.commands.serve import serve
@@ -24,5 +25,5 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # unwinds: the server ends too
 
 
-for command in (score, explain, watch, serve, doctor, verify, sample):
+for command in (score, explain, watch, pacs, serve, doctor, verify, sample):
     main.add_command(with_variables(command))

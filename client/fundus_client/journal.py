@@ -1,6 +1,7 @@
 """What a run already knows, on disk: an SQLite file beside the table, so that nothing is scored twice.
 
-    found    every input of the run that goes on now; the table gets exactly these rows
+    found    every input of the run that goes on now, with what its DICOM header says; the table gets exactly
+             these rows
     files    what became of each input: the content it had, or why it could not be read
     answers  what the ensemble answered to each content
 
@@ -9,17 +10,19 @@ power: the write-ahead log is flushed to the disk with every commit. Only one ru
 """
 
 import asyncio
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from fundus_client.sources import Ref
+from fundus_core.acquisition import Acquisition
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import BundleError, FundusError, UsageError
 from fundus_core.quality import Quality
@@ -27,7 +30,7 @@ from fundus_core.rows import ScoreRow
 
 COMMIT_S = 1.0
 _CHUNK = 1000
-_VERSION = 2
+_VERSION = 3
 _MODE = "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
 _FORGET = "DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS answers; DROP TABLE IF EXISTS bundle; VACUUM;"
 _SCHEMA = f"""
@@ -40,13 +43,14 @@ CREATE TABLE IF NOT EXISTS answers (
     sha256 TEXT PRIMARY KEY, reason TEXT, quality BLOB, probability BLOB
 ) WITHOUT ROWID;
 DROP TABLE IF EXISTS found;
-CREATE TABLE found (image_id BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE found (image_id BLOB PRIMARY KEY, acquisition TEXT) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 COMMIT;
 """
 _ROWS = """
-SELECT found.image_id, files.sha256, coalesce(files.reason, answers.reason), quality, probability
-FROM found LEFT JOIN files USING (image_id) LEFT JOIN answers USING (sha256) ORDER BY found.image_id
+SELECT found.image_id, sha256, coalesce(files.reason, answers.reason) AS reason,
+    quality, probability, acquisition
+FROM found LEFT JOIN files USING (image_id) LEFT JOIN answers USING (sha256)
 """
 
 
@@ -74,8 +78,8 @@ class Journal:
         with self._explained():
             self._database.execute("BEGIN")
             while chunk := list(islice(refs, _CHUNK)):
-                ids = [(os.fsencode(ref.image_id),) for ref in chunk]
-                self._database.executemany("INSERT OR IGNORE INTO found VALUES (?)", ids)
+                inputs = [(os.fsencode(ref.image_id), _text(ref.acquisition)) for ref in chunk]
+                self._database.executemany("INSERT OR IGNORE INTO found VALUES (?, ?)", inputs)
                 n_known += sum(self.knows(ref.image_id, ref.stamp()) for ref in chunk)
             self._database.execute("COMMIT")
             return Found(self._count("found"), n_known)
@@ -97,6 +101,12 @@ class Journal:
             self._database.execute("DELETE FROM bundle")
             self._database.execute("INSERT INTO bundle VALUES (?, ?)", (spec.digest, spec.title))
 
+    def forget(self, image_ids: Iterable[str]) -> None:
+        """Take these back from the inputs of this run."""
+        with self._explained():
+            ids = [(os.fsencode(each),) for each in image_ids]
+            self._database.executemany("DELETE FROM found WHERE image_id = ?", ids)
+
     def forget_failures(self) -> None:
         """Let every file without a score be tried again."""
         with self._explained():
@@ -115,9 +125,9 @@ class Journal:
         """Return the row of an earlier file with this content, if there was one."""
         if sha256 in self._answers:
             return self._answers[sha256]
-        query = "SELECT '', sha256, reason, quality, probability FROM answers WHERE sha256 = ?"
+        query = "SELECT x'', sha256, reason, quality, probability, NULL FROM answers WHERE sha256 = ?"
         found = self._database.execute(query, (sha256,)).fetchone()
-        return self._row(*found) if found else None
+        return self._row("", *found) if found else None
 
     def record(self, image_id: str, stamp: bytes, row: ScoreRow) -> None:
         """Note what became of one file; `commit` makes it last."""
@@ -158,22 +168,47 @@ class Journal:
             await asyncio.sleep(COMMIT_S)
             self.commit()
 
-    def rows(self) -> Iterator[ScoreRow | str]:
-        """Yield the row of every input in the order of their ids; the bare id where there is none yet."""
-        for image_id, sha256, reason, quality, probability in self._database.execute(_ROWS):
-            name = os.fsdecode(image_id)
-            known = reason is not None
-            yield self._row(name, sha256, reason, quality, probability) if known else name
+    def rows(self, missing: str) -> Iterator[ScoreRow]:
+        """Yield the row of every input in the order of their ids; `missing` stands for those not known."""
+        for found in self._database.execute(f"{_ROWS} ORDER BY found.image_id"):
+            yield self._row(missing, *found)
+
+    def row(self, image_id: str, missing: str) -> ScoreRow:
+        """Return the row of one input."""
+        found = self._database.execute(f"{_ROWS} WHERE found.image_id = ?", (os.fsencode(image_id),))
+        return self._row(missing, *found.fetchone())
+
+    @property
+    def n_missing(self) -> int:
+        """How many inputs have no row yet."""
+        query = f"SELECT count(*) FROM ({_ROWS}) WHERE reason IS NULL"  # noqa: S608
+        return int(self._database.execute(query).fetchone()[0])
+
+    @property
+    def has_acquisitions(self) -> bool:
+        """Whether any input is a frame of a DICOM object."""
+        query = "SELECT 1 FROM found WHERE acquisition IS NOT NULL LIMIT 1"
+        return self._database.execute(query).fetchone() is not None
 
     def _row(
-        self, image_id: str, sha256: str | None, reason: str, measured: bytes | None, packed: bytes | None
+        self,
+        missing: str,
+        image_id: bytes,
+        sha256: str | None,
+        reason: str | None,
+        measured: bytes | None,
+        packed: bytes | None,
+        acquisition: str | None,
     ) -> ScoreRow:
-        if reason:
-            return ScoreRow(image_id, sha256 or "", "failed", reason, None, None)
+        name = os.fsdecode(image_id)
+        known = Acquisition(*json.loads(acquisition)) if acquisition else None
+        if reason != "":
+            said = missing if reason is None else reason
+            return ScoreRow(name, sha256 or "", "failed", said, None, None, acquisition=known)
         mean, *folds = np.frombuffer(packed or b"", "<f4").reshape(-1, self._n_labels).tolist()
-        probability, fold_probability = tuple(mean), tuple(map(tuple, folds))
+        numbers = (tuple(mean), tuple(map(tuple, folds)))
         quality = Quality.from_vector(np.frombuffer(measured, "<f4")) if measured else None
-        return ScoreRow(image_id, sha256 or "", "scored", "", probability, fold_probability, quality)
+        return ScoreRow(name, sha256 or "", "scored", "", *numbers, quality, known)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -226,6 +261,10 @@ def _explanation(path: Path, error: sqlite3.DatabaseError) -> FundusError:
         return FundusError(f"'{path}' is no journal, or damaged. Remove it and run again.")
     hint = "Mend that and run the command again: what was committed is kept."
     return FundusError(f"'{path}' cannot be written: {error}. {hint}")
+
+
+def _text(acquisition: Acquisition | None) -> str | None:
+    return json.dumps(astuple(acquisition)) if acquisition else None
 
 
 def _measured(row: ScoreRow) -> bytes | None:

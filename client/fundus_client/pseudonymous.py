@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fundus_client.sources import Ref, Source
+from fundus_core.acquisition import Acquisition
 from fundus_core.images import ImageLimits
 from fundus_core.pseudonyms import Pseudonyms
 
@@ -30,12 +31,20 @@ class _Renamed:
     ref: Ref
     names: Pseudonyms
 
+    @property
+    def acquisition(self) -> Acquisition | None:
+        known = self.ref.acquisition
+        return known and known.pseudonymised(self.names)
+
     def size_bytes(self) -> int:
         return self.ref.size_bytes()
 
     def stamp(self) -> bytes:
         stamp = self.ref.stamp()  # a hash of the path, among others: without a key it could be guessed
         return self.names.of(stamp.hex()).encode() if stamp else b""
+
+    def head(self, n_bytes: int) -> bytes:
+        return self.ref.head(n_bytes)
 
     def read(self, limits: ImageLimits) -> bytes:
         return self.ref.read(limits)

@@ -214,7 +214,7 @@ def _blocks(job: Job) -> Any:
     import pandas
     import ray
 
-    size = block_size(sum(isinstance(row, str) for row in job.journal.rows()))
+    size = block_size(job.journal.n_missing)
     missing = (ref for ref in job.source if not job.journal.knows(ref.image_id, ref.stamp()))
     chunks = iter(lambda: list(islice(missing, size)), [])
     blocks = [ray.put(pandas.DataFrame({"ref": chunk})) for chunk in chunks]

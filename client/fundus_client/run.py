@@ -95,6 +95,11 @@ class End:
     spec: EnsembleSpec
     lost: Exception | None
 
+    @property
+    def missing(self) -> str:
+        """The reason of what has no row yet."""
+        return _NOT_SENT if self.lost else _GONE
+
 
 def score_locally(job: Job, servers: Servers) -> End:
     """Do a job from this process. What was answered is in the journal on every way out.
@@ -104,10 +109,10 @@ def score_locally(job: Job, servers: Servers) -> End:
     """
 
     async def run(endpoints: Sequence[Endpoint]) -> End:
-        with _sigterm_cancels():
+        with sigterm_cancels():
             async with open_pool(endpoints, servers.patience, servers.model) as pool:
                 job.begin(pool.spec)
-                await _score_missing(pool, job)
+                await score_missing(pool, job)
                 return End(pool.spec, pool.lost)
 
     with scoring_servers(
@@ -117,7 +122,7 @@ def score_locally(job: Job, servers: Servers) -> End:
 
 
 @contextmanager
-def _sigterm_cancels() -> Iterator[None]:
+def sigterm_cancels() -> Iterator[None]:
     """SIGTERM then ends the scoring as Ctrl-C does: after the answers in flight."""
     task, before = asyncio.current_task(), signal.getsignal(signal.SIGTERM)
     loop = asyncio.get_running_loop()
@@ -128,7 +133,8 @@ def _sigterm_cancels() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-async def _score_missing(pool: Pool, job: Job) -> None:
+async def score_missing(pool: Pool, job: Job) -> None:
+    """Score what has no row yet, and commit it to the journal, also where this is cancelled."""
     journal = job.journal
     scoring = asyncio.create_task(Batch(pool, _Ticking(journal, job.tick)).run(job.source))
     committing = asyncio.create_task(journal.commit_regularly())
@@ -153,12 +159,11 @@ def write_table(journal: Journal, output: Path, end: End, *, calibrated: bool = 
     """
     outcomes, spec = Counter[str](), end.spec
     calibrators = calibrators_of(spec) if calibrated else ()
-    form = ScoreFormat(spec.labels, spec.thresholds, len(spec.folds), spec.digest, calibrators)
-    missing = _NOT_SENT if end.lost else _GONE
+    form = ScoreFormat(
+        spec.labels, spec.thresholds, len(spec.folds), spec.digest, calibrators, journal.has_acquisitions
+    )
     with table_writer(output, form) as write:
-        for row in journal.rows():
-            if isinstance(row, str):
-                row = ScoreRow(row, "", "failed", missing, None, None)
+        for row in journal.rows(end.missing):
             write(row)
             outcomes[row.reason.partition(":")[0] or "scored"] += 1
             outcomes["ungradable"] += bool(row.ungradable)

@@ -36,7 +36,9 @@ class FundusGroup(click.Group):
 def tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command that connects to a server the options of TLS; it gets them as `tls: Tls | None`."""
 
-    @click.option("--tls-ca", type=FILE, help="PEM of the authority that --url is trusted by: turns TLS on.")
+    @click.option(
+        "--tls-ca", type=FILE, help="PEM of the authority that a server is trusted by: turns TLS on."
+    )
     @click.option("--tls-cert", type=FILE, help="PEM of this client's certificate, if the server wants one.")
     @click.option("--tls-key", type=FILE, help="PEM of the private key to --tls-cert.")
     @functools.wraps(command)

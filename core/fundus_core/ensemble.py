@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,7 +131,7 @@ class EnsembleSpec:
         """The test-time views, in the order in which the graph stacks them."""
         return views_named(self.views)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical manifest; it covers weights and golden answers by `files`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()

@@ -25,6 +25,10 @@ class ImageRef:
     image_id: str
     path: Path
 
+    @property
+    def acquisition(self) -> None:
+        """Nothing is known of where and how it was taken: it is not opened."""
+
     def size_bytes(self) -> int:
         """Return how many bytes the file has, 0 where that cannot be told."""
         status = self._status()
@@ -40,6 +44,16 @@ class ImageRef:
             return b""
         facts = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         return stamp_of(os.path.abspath(self.path), *facts)
+
+    def head(self, n_bytes: int) -> bytes:
+        """Return the first bytes of the file, b"" where it cannot be read."""
+        try:
+            if self._status() is None:  # a pipe would wait for ever
+                return b""
+            with self.path.open("rb") as file:
+                return file.read(n_bytes)
+        except OSError:
+            return b""
 
     def read(self, limits: ImageLimits) -> bytes:
         """Return the encoded bytes, as `read_encoded`."""

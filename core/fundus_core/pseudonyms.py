@@ -16,6 +16,7 @@ HEX_DIGITS = 32  # 128 bits: among 100 million ids, the odds that any two share 
 
 _IMAGE = b"fundus-triton image_id\0"
 _PATIENT = b"fundus-triton patient_id\0"
+_UID = b"fundus-triton uid\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class Pseudonyms:
     def of_patient(self, patient_id: str) -> str:
         """Return the pseudonym of a patient: 32 hex digits, or "" for "", who is not known."""
         return patient_id and self._digest(_PATIENT, patient_id)
+
+    def of_uid(self, uid: str) -> str:
+        """Return the pseudonym of a DICOM UID, itself a UID (PS3.5 B.2), or "" for ""."""
+        return uid and f"2.25.{int(self._digest(_UID, uid), 16)}"
 
     def _digest(self, domain: bytes, text: str) -> str:
         message = domain + text.encode(errors="surrogateescape")

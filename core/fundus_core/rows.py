@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from fundus_core.acquisition import COLUMNS, Acquisition
 from fundus_core.calibrator import Calibrator
 from fundus_core.files import whole_file
 from fundus_core.quality import MEASURES, Quality, ungradable
@@ -29,6 +30,7 @@ class ScoreRow:
     probability: tuple[float, ...] | None  # (K,)
     fold_probability: tuple[tuple[float, ...], ...] | None  # (F, K)
     quality: Quality | None = None  # None where failed, or not measured
+    acquisition: Acquisition | None = None  # of a frame of a DICOM object
 
     def __post_init__(self) -> None:
         scored = self.status == "scored"
@@ -60,6 +62,7 @@ class ScoreFormat:
         labels: K names.
         thresholds: (K,) the decision is 1 from here upwards, on the probability itself.
         calibrators: (K,) what turns each probability into a calibrated one; none: there is no such column.
+        with_acquisitions: whether there are the columns of `Acquisition`.
     """
 
     labels: tuple[str, ...]
@@ -67,6 +70,7 @@ class ScoreFormat:
     n_folds: int
     bundle_digest: str
     calibrators: tuple[Calibrator, ...] = ()
+    with_acquisitions: bool = False
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -76,14 +80,17 @@ class ScoreFormat:
         suffixes = ("",) if len(self.labels) == 1 else tuple(f":{label}" for label in self.labels)
         per_label = (name + suffix for suffix in suffixes for name in names)
         said = ("image_id", "sha256", "status", "reason", "ungradable")
-        return (*said, *per_label, *MEASURES, "bundle_digest")
+        acquisition = COLUMNS if self.with_acquisitions else ()
+        return (*said, *per_label, *MEASURES, *acquisition, "bundle_digest")
 
     def cells(self, row: ScoreRow) -> tuple[str, ...]:
         """Return the row's texts, one per column of `header`."""
         per_label = (cell for label in range(len(self.labels)) for cell in self._label_cells(row, label))
         said = (row.status, row.reason, row.ungradable)
         measures = map(float32_text, row.quality.vector) if row.quality else [""] * len(MEASURES)
-        return (row.image_id, row.sha256, *said, *per_label, *measures, self.bundle_digest)
+        acquisition = row.acquisition.cells if row.acquisition else ("",) * len(COLUMNS)
+        taken = acquisition if self.with_acquisitions else ()
+        return (row.image_id, row.sha256, *said, *per_label, *measures, *taken, self.bundle_digest)
 
     def _label_cells(self, row: ScoreRow, label: int) -> tuple[str, ...]:
         if row.probability is None or row.fold_probability is None or row.spread is None:

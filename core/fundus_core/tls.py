@@ -16,7 +16,7 @@ from fundus_core.errors import UsageError
 
 _Outcome = Literal["open", "closed", "untrusted", "plain", "silent"]
 _PROBE_TIMEOUT_S = 5.0
-_TRUST = "Give the authority that issued it as --tls-ca, and in --url a host that it is made for."
+_TRUST = "Give the authority that issued it as --tls-ca, and a host that it is made for."
 _RENEW = "Renew the server's certificate."
 
 

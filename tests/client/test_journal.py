@@ -20,6 +20,7 @@ from fundus_core.files import ImageRef
 from fundus_core.rows import ScoreRow
 
 STAMP = b"0123456789abcdef"
+GONE = "vanished: It is gone."
 
 
 def scored(image_id: str, sha256: str = "aa", number: float = 0.25) -> ScoreRow:
@@ -57,7 +58,7 @@ def test_rows_come_back_in_the_order_of_their_ids_whatever_order_they_came_in(
     journal.record("a", STAMP, scored("a"))
     journal.commit()
     assert found == Found(4, 0)
-    assert list(journal.rows()) == [scored("a"), failed("b", "bb", "corrupt"), failed("c"), "d"]
+    assert list(journal.rows(GONE)) == [scored("a"), failed("b", "bb", "corrupt"), failed("c"), failed("d")]
 
 
 def test_a_name_is_bytes(journal: Journal, tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_a_name_is_bytes(journal: Journal, tmp_path: Path) -> None:
     journal.register([ImageRef(odd, tmp_path)])
     journal.record(odd, STAMP, scored(odd))
     journal.commit()
-    assert list(journal.rows()) == [scored(odd)]
+    assert list(journal.rows(GONE)) == [scored(odd)]
 
 
 def test_an_input_that_comes_twice_is_one(journal: Journal, tmp_path: Path) -> None:

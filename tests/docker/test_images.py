@@ -108,9 +108,9 @@ def test_the_light_install_brings_no_network_library(installed: Path) -> None:
 
 
 def test_all_images_install_alike() -> None:
-    server = install_command("server")
-    assert install_command("client") == server.replace(" --target /opt/fundus", "")
-    assert install_command("train") == install_command("client").removesuffix("/src") + "'/src[export]'"
+    plain = install_command("server").replace(" --target /opt/fundus", "").removesuffix("/src")
+    assert install_command("client") == f"{plain}'/src[pacs]'"
+    assert install_command("train") == f"{plain}'/src[export]'"
 
 
 def test_the_server_keeps_the_backends_that_it_needs(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from click.testing import CliRunner
 from tests.conftest import COMMANDS
 from tests.docker.conftest import ENTRYPOINT, ROOT
+
+from fundus_client.cli import main
 
 DOCKER = ROOT / "docker"
 MANIFESTS = DOCKER / "kubernetes"
@@ -59,12 +62,17 @@ def test_every_service_is_locked_down(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def pod_of(kind: str) -> Any:
+    spec = resource(kind)["spec"]
+    return spec.get("jobTemplate", {"spec": spec})["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job", "CronJob"])
 def test_every_pod_is_locked_down(kind: str) -> None:
-    pod = resource(kind)["spec"]["template"]["spec"]
+    pod = pod_of(kind)
     assert pod["securityContext"]["runAsNonRoot"]
     assert not pod["automountServiceAccountToken"]
-    for container in pod["containers"]:
+    for container in (*pod.get("initContainers", ()), *pod["containers"]):
         locked = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}
         assert container["securityContext"] == {**locked, "capabilities": {"drop": ["ALL"]}}
 
@@ -101,13 +109,25 @@ def test_two_lines_of_the_deployment_mount_a_live_repository() -> None:
     assert f"bundle=${{FUNDUS_BUNDLE:-{mounts['live']}}}" in ENTRYPOINT.read_text()
 
 
-def test_kustomization_names_every_manifest_but_the_batch() -> None:
+def test_kustomization_names_every_manifest_but_the_batches() -> None:
     kustomization = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())
     files = {path.name for path in MANIFESTS.glob("*.yaml")} - NO_RESOURCES
-    assert set(kustomization["resources"]) == files - {"job.yaml"}
+    assert set(kustomization["resources"]) == files - {"job.yaml", "nightly.yaml"}
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert [image["newTag"] for image in kustomization["images"]] == [version]
-    assert resource("Job")["spec"]["template"]["spec"]["containers"][0]["image"].endswith(f":{version}")
+    for kind in ("Job", "CronJob"):
+        assert pod_of(kind)["containers"][0]["image"].endswith(f":{version}")
+
+
+def test_the_night_is_three_steps_that_exist_with_their_options() -> None:
+    pod = pod_of("CronJob")
+    steps = [step["args"][0] for step in (*pod["initContainers"], *pod["containers"])]
+    calls = [re.findall(r"fundus-client ((?:pacs )?\w+)", step)[0] for step in steps]
+    assert calls == ["pacs pull", "score", "pacs send"]
+    for call, step in zip(calls, steps, strict=True):
+        known = CliRunner().invoke(main, [*call.split(), "--help"]).output
+        assert all(option in known for option in re.findall(r"--\w[\w-]+", step))
+        assert step.rstrip().endswith("|| [ $? -eq 3 ]")
 
 
 def test_the_parts_of_the_cluster_find_each_other() -> None:

@@ -1,13 +1,12 @@
-"""One running server for all tests here, and `score`: the command, with its table read back."""
+"""`score`: the command at the running server, with its table read back; and who serves."""
 
 import asyncio
 import csv
-import importlib.util
 import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from pathlib import Path
 import pytest
 from tests.conftest import COMMANDS, command
 
-from fundus_client.embedded import EmbeddedServer, embedded_server
 from fundus_client.journal import journal_path
 from fundus_client.scorer import Prediction, connect
 
@@ -40,15 +38,6 @@ class Scored:
 
 
 Score = Callable[..., Scored]
-
-
-@pytest.fixture(scope="session")
-def server(tiny_repository: Path) -> Iterator[EmbeddedServer]:
-    """The real tritonserver, serving the tiny ensemble."""
-    if importlib.util.find_spec("pytriton") is None:
-        pytest.skip("needs the extra `embedded`: the wheel's tritonserver")
-    with embedded_server(tiny_repository) as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from fundus_client.commands.options import PATH, REPOSITORY, TIMEOUT, URLS, WAIT
+from fundus_client.dicom.frames import Frames, unknown
 from fundus_client.explaining.explain import IN_FLIGHT, Explainer, Tick
 from fundus_client.explaining.run import Begin, explain_all, label_index
 from fundus_client.explaining.table import TABLE, ExplainRow
@@ -61,9 +62,10 @@ def explain(
 
     IMAGES are files, folders and patterns. Each photograph is scored again and again with other places
     blurred (RISE). Writes to --output a picture and a map of each, and explain.csv with one row per file. A
-    map shows what the ensemble answers to, not what is wrong with an eye.
+    map shows what the ensemble answers to, not what is wrong with an eye. That of a DICOM object is written
+    as a Secondary Capture in its study too, which `pacs send` gives to the archive.
     """
-    refs = list(DiskSource(images))
+    refs = list(Frames(DiskSource(images), unknown))
     if not refs:
         raise UsageError("There is no image in what was given. Name photographs, or folders of them.")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -12,14 +12,16 @@ from typing import Any
 
 import click
 
-from fundus_client.commands.options import FILE, PATH, REPOSITORY, TIMEOUT, URLS, WAIT
+from fundus_client.commands.options import FILE, FOLDER, PATH, REPOSITORY, TIMEOUT, URLS, WAIT
 from fundus_client.commands.summary import print_counts
+from fundus_client.dicom.frames import Frames, unknown
 from fundus_client.journal import Found, Journal, journal_path, open_journal
 from fundus_client.member import Patience
 from fundus_client.progress import scoring_progress
 from fundus_client.pseudonymous import Pseudonymous
 from fundus_client.ray_engine import score_on_ray
 from fundus_client.run import (
+    End,
     Findings,
     Job,
     RunSummary,
@@ -35,12 +37,13 @@ from fundus_client.run import (
 from fundus_client.servers import Servers
 from fundus_client.sinks import check_output
 from fundus_client.sources import Source, open_source
+from fundus_client.sources.wanted import SUFFIXES
 from fundus_core.console import say, stderr, tls_options
 from fundus_core.ensemble import ENSEMBLE_MODEL, EnsembleSpec
 from fundus_core.errors import EXIT_SOME_FAILED, FundusError, LabelsError, UsageError
-from fundus_core.files import IMAGE_SUFFIXES
 from fundus_core.pseudonyms import Pseudonyms, pseudonymised, read_key
 from fundus_core.reading import read_labels
+from fundus_core.rows import ScoreRow
 from fundus_core.tables import LabelTable
 from fundus_core.tls import Tls
 from fundus_eval.shift import shift_warnings
@@ -79,6 +82,11 @@ Exit codes: 0 all scored, 1 fatal, 2 usage, 3 some files failed, 4 server unreac
 @click.option(
     "--pseudonymise", "key", type=FILE, help="Write keyed pseudonyms for names; the file is the key."
 )
+@click.option("--patient-key", type=FILE, help="Key of the pseudonyms of patients, from DICOM headers.")
+@click.option("--sr", "reports", type=FOLDER, help="Folder for structured reports of DICOM objects.")
+@click.option(
+    "--pdf", "with_pdf", is_flag=True, help="With --sr: write a page for people beside each report."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be scored, and end.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the content of run.json instead of lines.")
@@ -100,23 +108,30 @@ def score(
     retry_failed: bool,
     calibrated: bool,
     key: Path | None,
+    patient_key: Path | None,
+    reports: Path | None,
+    with_pdf: bool,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Score every image below PATHS: one row per file, with a probability or the reason why there is none.
 
-    PATHS are files, folders (searched recursively for JPEG, PNG, TIFF and BMP files), patterns such as
+    PATHS are files, folders (searched recursively for JPEG, PNG, TIFF, BMP and DICOM files), patterns such as
     'scans/**/*.jpg', and addresses of object stores such as s3://bucket/folder. Writes --output, and
     beside it run.json, which says how it was made, and a journal. After an interruption the same command
     goes on where it was, to the same table. With --labels it also prints the AUC with its 95 % interval.
+
+    A DICOM object has one row per frame, with its UIDs and what its header says of eye, time and camera.
     """
     if quiet:
         logging.getLogger("fundus_client").setLevel(logging.ERROR)
     check_output(output)
     names = Pseudonyms(read_key(key)) if key else None
-    plain = open_source(inputs, files_from)
+    patients = Pseudonyms(read_key(patient_key)) if patient_key else names
+    plain = Frames(open_source(inputs, files_from), patients.of_patient if patients else unknown)
     source: Source = Pseudonymous(plain, names) if names else plain
+    _check_reports(reports, inputs, key, with_pdf)
     if dry_run:
         _say_what_would_be_scored(source, journal_path(output))
         return
@@ -139,6 +154,7 @@ def score(
             job = Job(source, journal, begin, tick)
             end = score_on_ray(job, servers, address) if engine == "ray" else score_locally(job, servers)
         outcomes = write_table(journal, output, end, calibrated=calibrated)
+        n_reports = _report(journal, plain, end, reports, with_pdf) if reports else None
         summary = summarise(outcomes, found, time.monotonic() - started_s)
         findings = judge_output(output, table, end.spec)
         record = run_record(_arguments(), end.spec, summary, findings)
@@ -147,7 +163,32 @@ def score(
         click.echo(json.dumps(record, indent=2))
     elif not quiet:
         _print(summary, findings, output)
+        if n_reports is not None:
+            click.echo(f"sr     {n_reports} in {reports}")
     _exit(end.lost, summary)
+
+
+def _check_reports(reports: Path | None, inputs: tuple[str, ...], key: Path | None, with_pdf: bool) -> None:
+    if with_pdf and not reports:
+        raise UsageError("--pdf needs --sr: the folder that the pages go to.")
+    if reports and key:
+        raise UsageError("--sr and --pseudonymise exclude each other: a report names its patient.")
+    above = {reports.resolve(), *reports.resolve().parents} if reports else set()
+    if not above.isdisjoint(Path(each).resolve() for each in inputs):
+        raise UsageError(f"'{reports}' lies within the inputs: the next run would read the reports. Move it.")
+
+
+def _report(journal: Journal, source: Frames, end: End, folder: Path, with_pdf: bool) -> int:
+    from fundus_client.dicom.evidence import Kind
+    from fundus_client.dicom.reporting import write_reports  # highdicom takes half a second
+
+    kinds: tuple[Kind, ...] = ("sr", "pdf") if with_pdf else ("sr",)
+
+    def row_of(image_id: str) -> ScoreRow:
+        return journal.row(image_id, end.missing)
+
+    with stderr.status("writing structured reports"):
+        return sum(1 for _ in write_reports(source, row_of, end.spec, folder, kinds))
 
 
 def _say_what_would_be_scored(source: Source, path: Path) -> None:
@@ -172,9 +213,7 @@ def _find(journal: Journal, source: Source, quiet: bool) -> Found:
     with stderr.status("looking for files"):
         found = journal.register(source)
     if found.n_files == 0:
-        raise UsageError(
-            f"There is no image in what was given; looked for {' '.join(sorted(IMAGE_SUFFIXES))}."
-        )
+        raise UsageError(f"There is no image in what was given; looked for {' '.join(sorted(SUFFIXES))}.")
     if source.n_repeated and not quiet:
         say(f"{source.n_repeated} names in the list were named before: each file is scored once.")
     if found.n_known and not quiet:

@@ -5,9 +5,11 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fundus_client.explaining.explain import Explainer, Tick, UnexplainedError
+from fundus_client.dicom.frames import Frame
+from fundus_client.explaining.explain import Explainer, Explanation, Tick, UnexplainedError
 from fundus_client.explaining.table import ExplainRow, found_cells, write_map, write_rows
 from fundus_client.sources import Ref
+from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import (
     BreaksServerError,
     BundleError,
@@ -74,6 +76,15 @@ async def _row(explainer: Explainer, ref: Ref, folder: Path, tick: Tick) -> Expl
     except ServerError as error:
         reason = f"server_error: {error}"
     else:
-        await asyncio.to_thread(write_map, folder, ref.image_id, found)
+        await asyncio.to_thread(_write, folder / ref.image_id, ref, found, explainer.pool.spec)
         return ExplainRow(ref.image_id, sha256, "", found_cells(found))
     return ExplainRow(ref.image_id, sha256, reason, ())
+
+
+def _write(path: Path, ref: Ref, found: Explanation, spec: EnsembleSpec) -> None:
+    """Write the map, and for the archive a Secondary Capture of it where the photograph is a DICOM object."""
+    picture = write_map(path, found)
+    if isinstance(ref, Frame):
+        from fundus_client.dicom.reporting import write_capture  # highdicom takes half a second
+
+        write_capture(ref, picture, spec, path.with_name(f"{path.name}.heat.dcm"))

@@ -9,6 +9,7 @@ import numpy as np
 from fundus_client.explaining.explain import Explanation
 from fundus_client.explaining.picture import draw
 from fundus_core.files import whole_file
+from fundus_core.preprocess import Pixels
 from fundus_core.sheet import csv_line, float32_text
 
 TABLE = "explain.csv"
@@ -53,15 +54,19 @@ def found_cells(found: Explanation) -> tuple[str, ...]:
     )
 
 
-def write_map(folder: Path, image_id: str, found: Explanation) -> None:
-    """Write the picture and the map (G, G) float32, named as the image with `.heat.png` and `.heat.npy`."""
-    path = folder / image_id
+def write_map(path: Path, found: Explanation) -> Pixels:
+    """Write the picture and the map (G, G) float32 as `path` with `.heat.png` and `.heat.npy` behind it.
+
+    Returns:
+        the picture (H, W, 3), RGB.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = cv2.cvtColor(draw(found.subject, found.heat), cv2.COLOR_RGB2BGR)
+    picture = draw(found.subject, found.heat)
     with whole_file(path.with_name(f"{path.name}.heat.png")) as partial:
-        partial.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+        partial.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
     with whole_file(path.with_name(f"{path.name}.heat.npy")) as partial, partial.open("wb") as file:
         np.save(file, found.heat.astype(np.float32))
+    return picture
 
 
 def write_rows(folder: Path, rows: list[ExplainRow], label: str, bundle_digest: str) -> None:

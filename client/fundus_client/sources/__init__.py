@@ -6,11 +6,11 @@ from itertools import chain
 
 from fundus_client.sources.disk import Disk, DiskSource
 from fundus_client.sources.listed import ListedSource, read_names
-from fundus_client.sources.ref import Ref, Source
+from fundus_client.sources.ref import Image, Ref, Source
 from fundus_client.sources.store import StoreSource, open_store
 from fundus_core.errors import UsageError
 
-__all__ = ["Ref", "Source", "open_source"]
+__all__ = ["Image", "Ref", "Source", "open_source"]
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _WITH_PASSWORD = re.compile(r"[^/]*://[^/]*:[^/]*@")

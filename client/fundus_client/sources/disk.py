@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fundus_client.sources.pattern import Pattern, parse_pattern
 from fundus_client.sources.ref import Ref, merged
+from fundus_client.sources.wanted import by_content
 from fundus_core.errors import UsageError
 from fundus_core.files import ImageRef, common_folder, walk_images
 
@@ -47,14 +48,19 @@ class DiskSource:
 
     def __iter__(self) -> Iterator[Ref]:
         """Walk everything once."""
-        return merged([walk_images(self._paths, self._base), *map(self._matching, self._patterns)])
+
+        def wanted(image_id: str, is_folder: bool) -> bool:
+            return is_folder or by_content(self._base / image_id)
+
+        return merged([walk_images(self._paths, self._base, wanted), *map(self._matching, self._patterns)])
 
     def _matching(self, pattern: Pattern) -> Iterator[ImageRef]:
         folder = Path(pattern.folder or "/")
         n_above = len(folder.relative_to(self._base).parts)
 
         def wanted(image_id: str, is_folder: bool) -> bool:
-            return pattern.wants("/".join(image_id.split("/")[n_above:]), is_folder)
+            below = "/".join(image_id.split("/")[n_above:])
+            return pattern.wants(below, is_folder, lambda below: by_content(folder / below))
 
         return walk_images([folder], self._base, wanted)
 

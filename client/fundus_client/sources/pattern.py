@@ -1,11 +1,11 @@
 """Patterns such as `images/**/*.jpg`, matched in a walk that enters only folders that may hold a match."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import has_magic
 
-from fundus_core.files import by_suffix
+from fundus_client.sources.wanted import by_name
 
 
 @dataclass(frozen=True)
@@ -15,16 +15,21 @@ class Pattern:
     folder: str
     parts: tuple[str, ...]
 
-    def wants(self, below: str, is_folder: bool) -> bool:
+    def wants(
+        self,
+        below: str,
+        is_folder: bool,
+        is_input: Callable[[str], bool] = lambda below: by_name(below, False),
+    ) -> bool:
         """Whether to take a file or to enter a folder; `below` is its path below `folder`.
 
-        What matches counts as named: a file of any suffix, and a folder with all images in it.
+        What matches counts as named: a file of any kind, and a folder with everything in it that `is_input`.
         """
         parts = below.split("/")
         if is_folder:
             return _may_lead(parts, self.parts)
         inside = any(_matches(parts[:n], self.parts) for n in range(len(parts)))
-        return _matches(parts, self.parts) or (inside and by_suffix(below, False))
+        return _matches(parts, self.parts) or (inside and is_input(below))
 
 
 def parse_pattern(path: str) -> Pattern:

@@ -7,10 +7,11 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Protocol
 
+from fundus_core.acquisition import Acquisition
 from fundus_core.images import ImageLimits
 
 
-class Ref(Protocol):
+class Image(Protocol):
     """One image that can be read. Every method may ask a disk or the network: call it in a thread."""
 
     @property
@@ -32,6 +33,17 @@ class Ref(Protocol):
         Raises:
             ImageError: with the reason why there are none.
         """
+
+
+class Ref(Image, Protocol):
+    """One image among the inputs of a run."""
+
+    @property
+    def acquisition(self) -> Acquisition | None:
+        """Where and how it was taken, where it is a frame of a DICOM object."""
+
+    def head(self, n_bytes: int) -> bytes:
+        """Return the first bytes of its file, b"" where that cannot be read."""
 
 
 class Source(Protocol):

@@ -15,8 +15,9 @@ from typing import Any
 
 from fundus_client.sources.pattern import parse_pattern
 from fundus_client.sources.ref import Ref, common_prefix, merged
+from fundus_client.sources.wanted import by_name
 from fundus_core.errors import FundusError, ImageError, MissingExtraError, UsageError
-from fundus_core.files import Wanted, by_suffix, sort_name, stamp_of
+from fundus_core.files import Wanted, sort_name, stamp_of
 from fundus_core.images import ImageLimits
 
 _LOOKERS = 16
@@ -43,6 +44,10 @@ class StoreRef:
     key: str
     facts: _Facts | ImageError
 
+    @property
+    def acquisition(self) -> None:
+        """Nothing is known of where and how it was taken: it is not opened."""
+
     def size_bytes(self) -> int:
         """Return how many bytes it has, 0 where that cannot be told."""
         return 0 if isinstance(self.facts, ImageError) else self.facts.n_bytes
@@ -50,6 +55,15 @@ class StoreRef:
     def stamp(self) -> bytes:
         """Return 16 bytes of the object's address, size and version, b"" where the store tells no version."""
         return b"" if isinstance(self.facts, ImageError) else self.facts.stamp
+
+    def head(self, n_bytes: int) -> bytes:
+        """Return its first bytes, b"" where it cannot be read."""
+        if isinstance(self.facts, ImageError) or self.facts.is_folder:
+            return b""
+        try:
+            return self.store.fetch(self.key, n_bytes)
+        except ImageError:
+            return b""
 
     def read(self, limits: ImageLimits) -> bytes:
         """Return the object's bytes; never more than one above the limit is fetched.
@@ -110,7 +124,7 @@ class Store:
         except Exception as error:
             raise _image_error(error) from None
 
-    def walk(self, folder: str, base: str, wanted: Wanted = by_suffix) -> Iterator[StoreRef]:
+    def walk(self, folder: str, base: str, wanted: Wanted = by_name) -> Iterator[StoreRef]:
         """Yield what is `wanted` (by its path below `folder`), in order; ids are relative to `base`."""
         levels = self._pages if self.is_s3 else self._levels
         for key, facts in levels(folder, wanted):
@@ -209,7 +223,7 @@ class StoreSource:
             self._roots = list(pool.map(partial(_root, store), addresses))
         self._base = common_prefix([root.outermost for root in self._roots])
         for root, address in zip(self._roots, addresses, strict=True):
-            if root.wanted not in (None, by_suffix) and next(self._stream(root), None) is None:
+            if root.wanted not in (None, by_name) and next(self._stream(root), None) is None:
                 raise UsageError(f"Nothing matches '{address}'. Check the pattern.")
 
     def __iter__(self) -> Iterator[Ref]:
@@ -229,7 +243,7 @@ def _root(store: Store, address: str) -> _Root:
         raise UsageError(f"'{address}' names no bucket. Write {store.protocol}://bucket/folder.")
     facts = store.look(key)
     if not isinstance(facts, ImageError):
-        return _Root(key, facts, by_suffix if facts.is_folder or address.endswith("/") else None)
+        return _Root(key, facts, by_name if facts.is_folder or address.endswith("/") else None)
     if facts.reason != "vanished":
         raise UsageError(f"'{address}' cannot be read. {facts}")
     if not has_magic(key):
