@@ -58,6 +58,7 @@ def test_objects_are_found_by_their_content_whatever_their_names(tmp_path: Path)
     for name in ("a/IM0001", "a/b.dcm", "a/c.jpg", "a/d.DICOM", "DICOMDIR"):
         write(tmp_path / name, one)
     write(tmp_path / "notes.txt", b"no photograph")
+    write(tmp_path / ".incoming" / "half", one)
     assert [ref.image_id for ref in frames(tmp_path)] == ["a/IM0001", "a/b.dcm", "a/c.jpg", "a/d.DICOM"]
     assert [ref.image_id for ref in frames(tmp_path / "*")] == [
         *("DICOMDIR", "a/IM0001", "a/b.dcm", "a/c.jpg", "a/d.DICOM", "notes.txt")

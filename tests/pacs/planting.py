@@ -9,26 +9,39 @@ import re
 import zlib
 from collections.abc import Callable
 from datetime import date, timedelta
+from functools import partial
 from itertools import cycle
 
+from pyarrow import parquet
 from pydicom import Dataset
 from pydicom import uid as uids
 from pydicom.datadict import DicomDictionary, RepeatersDictionary, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import BaseTag
-from pyarrow import parquet
 from tests.dicom.objects import coded, file_of, jpeg, ophthalmic, phantom, with_streams
 from tests.planted import BYTES, DATE, jpeg_with, segment
 
 # What makes an object a photograph that can be scored, and what a table may say of it.
 NEEDED = frozenset(
-    """SpecificCharacterSet SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality ImageType
-    ImageLaterality AcquisitionDateTime Manufacturer ManufacturerModelName NumberOfFrames
-    PhotometricInterpretation PixelData""".split()
+    (
+        *("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
+        *("Modality", "ImageType", "ImageLaterality", "AcquisitionDateTime"),
+        *(
+            "Manufacturer",
+            "ManufacturerModelName",
+            "NumberOfFrames",
+            "PhotometricInterpretation",
+            "PixelData",
+        ),
+        "NumberOfSeriesRelatedInstances",  # DICOMweb of Orthanc believes what an object says of it
+    )
 )
 FILED_BY = frozenset(  # what a report says of patient and study: docs/dicom-conformance.md
-    """PatientName PatientID IssuerOfPatientID PatientBirthDate StudyDate StudyTime StudyID
-    StudyDescription AccessionNumber ReferringPhysicianName InstanceNumber""".split()
+    (
+        *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "AccessionNumber"),
+        *("StudyDate", "StudyTime", "StudyID", "StudyDescription", "ReferringPhysicianName"),
+        "InstanceNumber",
+    )
 )
 JAPANESE = "山田太郎"
 _TEXTS = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT", "OB", "UN"))
@@ -75,7 +88,7 @@ def mark(tag: int, vr: str) -> str:
 _KEYWORD_OF = {mark(tag, vr): keyword for tag, (vr, keyword) in ATTRIBUTES.items()}
 _BY_TAG = re.compile(r"zqx([0-9a-f]{8})", re.IGNORECASE)
 _BY_VALUE = re.compile(
-    rf"(?<!\d)(?:7391\d{{4}}(?:\.5)?|1931\d{{4}}(?:113745\.{_FRACTION})?|087Y)|11\d{{4}}\.{_FRACTION}"
+    rf"(?<!\d)(?:7391\d{{4}}(?:\.5|(?!\d{{6}}))|1931\d{{4}}(?:113745\.{_FRACTION}|(?!\d{{6}}))|087Y)|11\d{{4}}\.{_FRACTION}"
 )
 _WRITTEN_OTHERWISE = re.compile(r"(?<=\d)[-:T](?=\d\d)")  # ISO 8601
 _JAPANESE = (
@@ -115,6 +128,7 @@ def planted(
     codec: str = "latin-1",
     *,
     value: Value | None = None,
+    last: int = 0x0010FFFF,
     **attributes: object,
 ) -> Dataset:
     """Return a photograph, the `number`-th of its kind, with a mark in every attribute.
@@ -124,12 +138,15 @@ def planted(
         characters: SpecificCharacterSet; "" for none.
         codec: that texts are really written in.
         value: gives what is planted; by default what the standard allows.
+        last: the last tag at which anything is planted.
         attributes: take the place of others, by keyword; bytes as they are.
     """
     pixels = phantom(0, 64).copy()
     pixels[0, 0] = number
     made = ophthalmic(pixels)
     for tag, (vr, _) in ATTRIBUTES.items():
+        if tag > last:
+            break
         if vr == "SQ":
             made.add(DataElement(tag, "SQ", [item(tag)]))
         elif vr in _PLANTED:
@@ -198,36 +215,34 @@ def _with_metadata(number: int) -> Dataset:
     return with_streams(native, [stream, stream], uids.JPEGBaseline8Bit, "YBR_FULL_422")
 
 
-_SWALLOWED = b"Maker\x08\x00\x80\x00LO\x0c\x00" + mark(0x00080080, "LO").encode()
-
-
 def objects() -> dict[str, bytes]:
     """Return DICOM files by what is odd about them."""
-    made = {
-        "latin": file_of(planted(1)),
-        "japanese": file_of(planted(2, "\\ISO 2022 IR 87", "iso2022_jp")),
-        "utf-8": file_of(planted(3, "ISO_IR 192", "utf-8")),
-        "utf-8, not declared": file_of(planted(4, "", "utf-8")),
-        "no such character set": file_of(planted(5, "MYCHARS", "utf-8")),
-        "broken": file_of(planted(6, "ISO_IR 192", "utf-8", value=broken)),
-        "broken japanese": file_of(planted(7, "\\ISO 2022 IR 87", "utf-8", value=broken)),
-        "implicit": file_of(coded(planted(8), uids.ImplicitVRLittleEndian)),
-        "deflated": file_of(coded(planted(9), uids.DeflatedExplicitVRLittleEndian)),
-        "big endian": file_of(coded(planted(10), uids.ExplicitVRBigEndian)),
-        "two frames of jpeg": file_of(_with_metadata(11)),
-        "another element in the maker": file_of(planted(12, Manufacturer=_SWALLOWED)),
-        "names in the eye": file_of(planted(13, ImageLaterality=b"R\\" + mark(0x00080080, "LO").encode())),
-        "angiogram": file_of(planted(14, Modality="FA")),
-        "document": file_of(planted(15, SOPClassUID=uids.ComprehensiveSRStorage)),
-        "no uids": file_of(planted(16, SOPInstanceUID=b"Zqx00080018", StudyInstanceUID=b"Zqx0020000D")),
-    }
-    other, sequences = planted(17), planted(18)
+    japanese, other = "\\ISO 2022 IR 87", mark(0x00080080, "LO").encode()
+    every = partial(planted, last=0xFFFFFFFF)
+    sequences = planted(1)
     for tag in (0x00080070, 0x00081090, 0x00081030):  # maker, model, StudyDescription
         sequences.add(DataElement(tag, "SQ", [item(0x00080080)]))
-    whole = file_of(other)
-    return made | {
-        "sequences for texts": file_of(sequences),
+    whole = file_of(every(2))
+    made = {
+        "latin": every(3),
+        "japanese": every(4, japanese, "iso2022_jp"),
+        "utf-8, not declared": every(5, "", "utf-8"),
+        "broken": every(6, "ISO_IR 192", "utf-8", value=broken),
+        "broken japanese": every(7, japanese, "utf-8", value=broken),
+        "no such character set": planted(8, "MYCHARS", "utf-8"),
+        "implicit": coded(planted(9), uids.ImplicitVRLittleEndian),
+        "deflated": coded(planted(10), uids.DeflatedExplicitVRLittleEndian),
+        "big endian": coded(planted(11), uids.ExplicitVRBigEndian),
+        "two frames of jpeg": _with_metadata(12),
+        "another element in the maker": planted(13, Manufacturer=b"Maker\x08\x00\x80\x00LO\x0c\x00" + other),
+        "names in the eye": planted(14, ImageLaterality=b"R\\" + other),
+        "angiogram": planted(15, Modality="FA"),
+        "document": planted(16, SOPClassUID=uids.ComprehensiveSRStorage),
+        "no uids": planted(17, SOPInstanceUID=b"Zqx00080018", StudyInstanceUID=b"Zqx0020000D"),
+        "sequences for texts": sequences,
+    }
+    return {name: file_of(each) for name, each in made.items()} | {
         "other vrs": _with_other_vrs(whole),
         "cut in the header": whole[:5000],
-        "cut in the pixels": whole[:-100],
+        "cut in the pixels": whole[:-5000],
     }

@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from fundus_client.dicom.codes import plain
-from fundus_client.dicom.part10 import number, text, uid
+from fundus_client.dicom.part10 import number, texts, uid
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import ImageError
 from fundus_core.files import whole_file
@@ -160,11 +160,17 @@ def copied(source: Dataset, keywords: Iterable[str]) -> Dataset:
     """Return those of these attributes that `source` has with a value that the standard allows."""
     kept = Dataset()
     for keyword in keywords:
-        if keyword in source and (
-            keyword not in _CHECKED or _CHECKED[keyword].fullmatch(text(source, keyword))
-        ):
+        if keyword in source and _is_allowed(source, keyword):
             kept[keyword] = _undecoded(source, keyword)
     return kept
+
+
+def _is_allowed(source: Dataset, keyword: str) -> bool:
+    """Whether a value is what it should be, all of it: not a sequence, nor unreadable where it is checked."""
+    if source[keyword].VR == "SQ":
+        return False
+    values = texts(source, keyword)
+    return keyword not in _CHECKED or bool(values and all(map(_CHECKED[keyword].fullmatch, values)))
 
 
 def _filed_by(source: Dataset) -> Dataset:

@@ -85,10 +85,16 @@ def _acquisition(dataset: Dataset, of_patient: Callable[[str], str]) -> Acquisit
         frame=1,
         laterality=_laterality(dataset),
         acquired=_acquired(dataset),
-        manufacturer=text(dataset, "Manufacturer"),
-        model=text(dataset, "ManufacturerModelName"),
+        manufacturer=_name(dataset, "Manufacturer"),
+        model=_name(dataset, "ManufacturerModelName"),
         patient=of_patient(text(dataset, "PatientID")),
     )
+
+
+def _name(dataset: Dataset, keyword: str) -> str:
+    """Return a text of one line; "" where a wrong length made it take in the elements behind it."""
+    found = text(dataset, keyword)
+    return found if found.isprintable() else ""
 
 
 def _laterality(dataset: Dataset) -> Laterality:

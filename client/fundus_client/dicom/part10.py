@@ -128,7 +128,8 @@ def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     try:
         value = dataset.get(keyword)
         values = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
-        return tuple(" ".join(str(each).split()) for each in values if each is not None)
+        told = (each for each in values if not isinstance(each, Dataset | None))  # of a sequence nothing
+        return tuple(" ".join(str(each).split()) for each in told)
     except Exception:  # a broken value is as good as none
         return ()
 

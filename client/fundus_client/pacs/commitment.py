@@ -22,6 +22,7 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.presentation import PresentationContext
 
+from fundus_client.pacs.gate import gated
 from fundus_client.pacs.peer import Caller, Peer, association, code_of
 from fundus_core.errors import PacsError, PacsUnreachableError
 
@@ -184,7 +185,7 @@ class Committer:
         title = asked.requestor.ae_title
         peer = next((peer for peer in self.requestors if peer.ae_title == title), None)
         if peer is None:
-            _send_report(asked, report)
+            _send_report(gated(asked), report)
             return
         for wait_s in _RETRIES_S:
             time.sleep(wait_s)

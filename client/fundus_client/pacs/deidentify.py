@@ -150,7 +150,7 @@ def _kept(dataset: Dataset, tags: frozenset[int]) -> Dataset:
         if element.VR == "SQ":
             items = [_kept(item, _KEPT_TAGS | _CODE_TAGS) for item in element.value if _is_public(item)]
             copy.add(DataElement(tag, "SQ", Sequence(item for item in items if item)))
-        elif element.VR in dictionary_VR(tag) and _is_coded(element):
+        elif element.VR in dictionary_VR(tag) and _is_clean(element):
             copy.add(DataElement(tag, element.VR, element.value))
     return copy
 
@@ -159,10 +159,12 @@ def _is_public(item: Dataset) -> bool:
     return _CODE_TAGS.isdisjoint(item.keys()) or item.get("CodingSchemeDesignator") in _PUBLIC_SCHEMES
 
 
-def _is_coded(element: DataElement) -> bool:
-    """Whether a code is one by its form; other values are numbers, pixels, or what is replaced."""
-    values = element.value if element.VM > 1 else [element.value or ""]
-    return element.VR != "CS" or all(_CODE.fullmatch(str(each)) for each in values)
+def _is_clean(element: DataElement) -> bool:
+    """Whether a code is one by its form, and a text took in no element behind it by a wrong length."""
+    values = [str(each) for each in (element.value if element.VM > 1 else [element.value or ""])]
+    if element.VR == "CS":
+        return all(map(_CODE.fullmatch, values))
+    return element.VR != "LO" or all("".join(each.split()).isprintable() for each in values)
 
 
 def _levels(dataset: Dataset) -> Iterator[Dataset]:

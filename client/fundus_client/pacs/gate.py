@@ -7,20 +7,28 @@ search misses a study, without an error. Of 25 searches for 250 studies in Ortha
 """
 
 import threading
+import time
 
 from pynetdicom.association import Association
+
+_ROUND_S = 1.0  # more than a round of the thread takes, unless it serves a request
 
 
 class _Gate:
     """Stands in for the event; `is_holding` only while the thread is held, and will be until `set`."""
 
-    def __init__(self) -> None:
-        self._changed, self._is_open, self.is_holding = threading.Condition(), True, False
+    def __init__(self, association: Association) -> None:
+        self._association, self._changed = association, threading.Condition()
+        self._is_open, self.is_holding, self._n_rounds = True, False, 0
 
     def set(self) -> None:
+        """Let the thread go on, and wait for a round: then `is_established` is true of now."""
         with self._changed:
-            self._is_open, self.is_holding = True, False
+            self._is_open, self.is_holding, before = True, False, self._n_rounds
             self._changed.notify_all()
+            until_s = time.monotonic() + _ROUND_S
+            while self._n_rounds == before and not self._is_over and time.monotonic() < until_s:
+                self._changed.wait(0.001)
 
     def clear(self) -> None:
         with self._changed:
@@ -28,9 +36,15 @@ class _Gate:
 
     def wait(self) -> None:
         with self._changed:
+            self._n_rounds += 1
             while not self._is_open:  # closed again before we woke up: held all the same
                 self.is_holding = True
                 self._changed.wait()
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether there will be no more rounds, or nobody but the thread itself to wait for them."""
+        return self._association._kill or threading.current_thread() is self._association
 
 
 class _Gated(Association):
@@ -47,6 +61,6 @@ class _Gated(Association):
 
 def gated(association: Association) -> Association:
     """Return the association, in which no answer can get lost, before its first operation."""
-    association._reactor_checkpoint = _Gate()  # type: ignore[assignment]
+    association._reactor_checkpoint = _Gate(association)  # type: ignore[assignment]
     association.__class__ = _Gated
     return association

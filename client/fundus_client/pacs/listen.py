@@ -23,7 +23,7 @@ from fundus_client.dicom.evidence import Kind
 from fundus_client.dicom.frames import Frames
 from fundus_client.dicom.reporting import write_reports
 from fundus_client.member import Endpoint, Patience
-from fundus_client.pacs.day import Day, left_open, open_day, prune
+from fundus_client.pacs.day import OBJECTS, Day, left_open, open_day, prune
 from fundus_client.pacs.outbox import LONGEST_PAUSE_S, Outbox
 from fundus_client.pacs.studies import Studies
 from fundus_client.pool import Pool, open_pool
@@ -57,6 +57,10 @@ class Rooms:
     def reports(self) -> Path:
         """What goes back."""
         return self.root / "reports"
+
+    def objects(self) -> list[Path]:
+        """Return where objects lie that were scored, the latest first."""
+        return sorted(self.days.glob(f"*/{OBJECTS}"), reverse=True)
 
     def make(self) -> None:
         """Make them."""

@@ -23,7 +23,7 @@ from requests.utils import get_environ_proxies, get_netrc_auth
 from urllib3 import Retry
 from urllib3.exceptions import ConnectTimeoutError, InvalidHeader, NewConnectionError
 
-from fundus_client.pacs.archive import Query, Series
+from fundus_client.pacs.archive import ArchiveRefusesError, Query, Series
 from fundus_client.pacs.send import Answer, Outgoing, answer_of
 from fundus_client.pacs.spool import OUT_OF_RESOURCES, Spool, SpoolError, Stored, is_uid
 from fundus_core.errors import PacsError, PacsUnreachableError, UsageError
@@ -282,7 +282,7 @@ def _answer(response: Response, sop_uid: str, name: str) -> Answer:
 
 def _refusal(code: int, name: str) -> PacsError:
     hint = f"Put credentials into ~/.netrc or {TOKEN_VARIABLE}, or correct the address."
-    return PacsError(f"{name} refuses us (HTTP {code}). {hint}")
+    return ArchiveRefusesError(f"{name} refuses us (HTTP {code}). {hint}")
 
 
 def _retry_after_s(response: Response) -> float:

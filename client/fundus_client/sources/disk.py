@@ -50,7 +50,7 @@ class DiskSource:
         """Walk everything once."""
 
         def wanted(image_id: str, is_folder: bool) -> bool:
-            return is_folder or by_content(self._base / image_id)
+            return is_folder or by_content(self._base, image_id)
 
         return merged([walk_images(self._paths, self._base, wanted), *map(self._matching, self._patterns)])
 
@@ -60,7 +60,7 @@ class DiskSource:
 
         def wanted(image_id: str, is_folder: bool) -> bool:
             below = "/".join(image_id.split("/")[n_above:])
-            return pattern.wants(below, is_folder, lambda below: by_content(folder / below))
+            return pattern.wants(below, is_folder, lambda below: by_content(folder, below))
 
         return walk_images([folder], self._base, wanted)
 

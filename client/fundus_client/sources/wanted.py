@@ -20,6 +20,13 @@ def by_name(image_id: str, is_folder: bool) -> bool:
     return is_folder or Path(image_id).suffix.lower() in SUFFIXES
 
 
-def by_content(path: Path) -> bool:
-    """Whether a search takes a file: by its suffix, or because it is a DICOM object."""
-    return by_name(path.name, False) or (path.name != _INDEX and is_dicom(ImageRef("", path).head(MAGIC_END)))
+def by_content(folder: Path, below: str) -> bool:
+    """Whether a search takes the file `below` a folder: by its suffix, or because it is a DICOM object.
+
+    What is hidden may be half of an object.
+    """
+    if by_name(below, False):
+        return True
+    path = folder / below
+    hidden = any(part.startswith(".") for part in below.split("/"))
+    return not hidden and path.name != _INDEX and is_dicom(ImageRef(below, path).head(MAGIC_END))

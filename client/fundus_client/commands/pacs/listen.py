@@ -37,6 +37,9 @@ Exit codes: 0 ended by SIGTERM or Ctrl-C, 1 fatal, 2 usage. Whoever is away is w
 @click.option("--host", default=LOOPBACK, help="Address to listen on; without TLS.")
 @click.option("--port", default=11112, type=PORT, help="Port to listen on.")
 @click.option("--allow", "callers", multiple=True, help="AE title that may send; repeatable. [default: any]")
+@click.option(
+    "--commit-to", multiple=True, help="AET@host:port of who asks for storage commitment; repeatable."
+)
 @click.option("--associations", default=8, type=click.IntRange(1), help="Senders at most at the same time.")
 @click.option("--min-free", default=1.0, type=click.FloatRange(0), help="GiB of the disk to leave free.")
 @click.option("--quiet", "quiet_s", default=60.0, type=SECONDS, help="Seconds of silence that end a study.")
@@ -59,6 +62,7 @@ def listen(
     host: str,
     port: int,
     callers: tuple[str, ...],
+    commit_to: tuple[str, ...],
     associations: int,
     min_free: float,
     quiet_s: float,
@@ -85,6 +89,7 @@ def listen(
     from fundus_client.dicom.evidence import Kind
     from fundus_client.pacs.listen import Rooms, Scoring, Sending
     from fundus_client.pacs.outbox import LEDGER, Outbox, open_sent_ledger
+    from fundus_client.pacs.peer import Peer
     from fundus_client.pacs.receive import Listening, receiving
     from fundus_client.pacs.spool import GIB
     from fundus_client.pacs.studies import Studies
@@ -92,11 +97,14 @@ def listen(
     rooms, events = Rooms(folder), EventLog(log)
     rooms.make()
     logging.getLogger("fundus_client").handlers = [events]
-    settings = Listening(aet, host, port, callers, associations, min_free_bytes=int(min_free * GIB))
+    requestors = tuple(map(Peer.parse, commit_to))
+    settings = Listening(
+        aet, host, port, callers, associations, min_free_bytes=int(min_free * GIB), commit_to=requestors
+    )
     with (
         open_sent_ledger(rooms.reports / LEDGER) as ledger,
         scoring_servers(urls, repository, wait, tls) as endpoints,
-        receiving(rooms.spool, settings, lambda stored: None),
+        receiving(rooms.spool, settings, lambda stored: None, elsewhere=rooms.objects),
     ):
         sending = Sending(Outbox(rooms.reports, ledger, sender), events)
         kinds: tuple[Kind, ...] = ("sr", "pdf") if with_pdf else ("sr",)
