@@ -21,17 +21,17 @@ from pathlib import Path
 
 import numpy as np
 
+from fundus_client.database import open_database, sqlite_explained
 from fundus_client.sources import Ref
 from fundus_core.acquisition import Acquisition
 from fundus_core.ensemble import EnsembleSpec
-from fundus_core.errors import BundleError, FundusError, UsageError
+from fundus_core.errors import BundleError, UsageError
 from fundus_core.quality import Quality
 from fundus_core.rows import ScoreRow
 
 COMMIT_S = 1.0
 _CHUNK = 1000
 _VERSION = 3
-_MODE = "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
 _FORGET = "DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS answers; DROP TABLE IF EXISTS bundle; VACUUM;"
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
@@ -231,36 +231,13 @@ def open_journal(path: Path, *, fresh: bool) -> Iterator[Journal]:
     Raises:
         FundusError: another run has it open, another version began it, it is damaged, or the disk is full.
     """
-    with sqlite_explained(path):
-        database = sqlite3.connect(path, timeout=1, isolation_level=None)
-    try:
+    with open_database(path, _FORGET if fresh else "") as database:
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if not fresh and version not in (0, _VERSION):
+            raise UsageError(f"Another version of fundus-client began '{path}'. Start over with --fresh.")
         with sqlite_explained(path):
-            database.executescript(_MODE + (_FORGET if fresh else ""))
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            if not fresh and version not in (0, _VERSION):
-                raise UsageError(f"Another version of fundus-client began '{path}'. Start over with --fresh.")
             database.executescript(_SCHEMA)
         yield Journal(path, database)
-    finally:
-        database.close()
-
-
-@contextmanager
-def sqlite_explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite says of the file at `path` into a `FundusError` with the next step."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        raise _explanation(path, error) from None
-
-
-def _explanation(path: Path, error: sqlite3.DatabaseError) -> FundusError:
-    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return UsageError(f"Another run has '{path}' open. Wait for its end, or choose another --output.")
-    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return FundusError(f"'{path}' is no journal, or damaged. Remove it and run again.")
-    hint = "Mend that and run the command again: what was committed is kept."
-    return FundusError(f"'{path}' cannot be written: {error}. {hint}")
 
 
 def _text(acquisition: Acquisition | None) -> str | None:

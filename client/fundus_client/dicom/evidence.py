@@ -167,7 +167,7 @@ def copied(source: Dataset, keywords: Iterable[str]) -> Dataset:
 
 def _is_allowed(source: Dataset, keyword: str) -> bool:
     """Whether a value is what it should be, all of it: not a sequence, nor unreadable where it is checked."""
-    if source[keyword].VR == "SQ":
+    if source.get_item(tag_for_keyword(keyword) or 0).VR == "SQ":
         return False
     values = texts(source, keyword)
     return keyword not in _CHECKED or bool(values and all(map(_CHECKED[keyword].fullmatch, values)))

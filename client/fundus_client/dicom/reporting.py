@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import get_args
@@ -15,7 +16,7 @@ from fundus_client.dicom.pdf import encapsulated_pdf
 from fundus_client.dicom.picture import secondary_capture
 from fundus_client.dicom.report import structured_report
 from fundus_core.ensemble import EnsembleSpec
-from fundus_core.errors import ImageError, ServerReason
+from fundus_core.errors import FundusError, ImageError, ServerReason
 from fundus_core.preprocess import Pixels
 from fundus_core.rows import ScoreRow
 
@@ -73,7 +74,8 @@ def write_capture(frame: Frame, picture: Pixels, spec: EnsembleSpec, path: Path)
     number = frame.acquisition.frame if frame.acquisition and frame.image_id != frame.ref.image_id else None
     try:
         header = from_head(frame.ref, _header)
-        write_object(secondary_capture(header, picture, spec, _now(), _DESCRIPTION, number), path)
+        with _no_values_told():
+            write_object(secondary_capture(header, picture, spec, _now(), _DESCRIPTION, number), path)
     except ImageError as error:
         _LOG.warning("%s has no capture. %s", frame.image_id, error)
 
@@ -87,8 +89,20 @@ def _written(frame: Frame, rows: Sequence[ScoreRow], spec: EnsembleSpec, folder:
     path = folder / f"{object_uid(sop_uid, spec.digest, kind)}.dcm"
     if not path.exists():
         header = from_head(frame.ref, _header)
-        write_object(_MAKERS[kind](header, rows, spec, _now()), path)
+        with _no_values_told():
+            write_object(_MAKERS[kind](header, rows, spec, _now()), path)
     return path
+
+
+@contextmanager
+def _no_values_told() -> Iterator[None]:
+    """Turn what pydicom says of values that it cannot copy into a sentence without them."""
+    try:
+        yield
+    except (FundusError, OSError):
+        raise
+    except Exception:  # damage makes it raise many kinds
+        raise ImageError("corrupt", "Its header is damaged.") from None
 
 
 def _header(head: bytes) -> Dataset | None:

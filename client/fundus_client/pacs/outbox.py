@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from random import uniform
 
-from fundus_client.journal import sqlite_explained
+from fundus_client.database import open_database, sqlite_explained
 from fundus_client.pacs.commitment import Outcome
 from fundus_client.pacs.send import Answer, Outgoing, Sender, read_outgoing
 from fundus_client.sources.wanted import MAGIC_END, is_dicom
@@ -30,9 +30,6 @@ _OF_A_REQUEST = 1000  # for storage commitment
 _MANY_LATER = 3  # objects in a row that an archive puts off: it is busy, not one of them odd
 
 _SCHEMA = """
-PRAGMA locking_mode = EXCLUSIVE;
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = FULL;
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS objects (
     archive TEXT, sop_uid TEXT, outcome TEXT, reason TEXT, attempts INTEGER, at TEXT, committed_at TEXT,
@@ -98,14 +95,8 @@ def open_sent_ledger(path: Path) -> Iterator[SentLedger]:
     Raises:
         FundusError: another run has it open, it is damaged, or the disk is full.
     """
-    with sqlite_explained(path):
-        database = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
-    try:
-        with sqlite_explained(path):
-            database.executescript(_SCHEMA)
+    with open_database(path, _SCHEMA) as database:
         yield SentLedger(path, database)
-    finally:
-        database.close()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from fundus_client.journal import sqlite_explained
+from fundus_client.database import open_database, sqlite_explained
 from fundus_client.pacs.archive import Archive, ArchiveRefusesError, Query, Series
 from fundus_client.pacs.spool import GIB, Stored
 from fundus_core.errors import FundusError, PacsError, PacsUnreachableError, UsageError
@@ -22,8 +22,6 @@ _LOG = logging.getLogger(__name__)
 LEDGER = ".pull.ledger"
 _RETRIES_S = (1.0, 5.0, 20.0)  # an archive that restarts is back by then
 _SCHEMA = """
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = FULL;
 CREATE TABLE IF NOT EXISTS pulled (
     study_uid TEXT, series_uid TEXT, n_objects INTEGER, PRIMARY KEY (study_uid, series_uid)
 ) WITHOUT ROWID;
@@ -215,12 +213,5 @@ def open_pull(
     Raises:
         FundusError: the ledger is damaged, or the disk is full.
     """
-    path = folder / LEDGER
-    with sqlite_explained(path):
-        ledger = sqlite3.connect(path)
-    try:
-        with sqlite_explained(path):
-            ledger.executescript(_SCHEMA)
+    with open_database(folder / LEDGER, _SCHEMA) as ledger:
         yield Pull(archive, folder, manners, on_stored, uid_of, ledger)
-    finally:
-        ledger.close()

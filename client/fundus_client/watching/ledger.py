@@ -13,13 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fundus_client.journal import sqlite_explained as sqlite_explained
+from fundus_client.database import open_database, sqlite_explained
 from fundus_core.errors import UsageError
 
 _SCHEMA = """
-PRAGMA locking_mode = EXCLUSIVE;
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = FULL;
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS owner (inbox TEXT);
 CREATE TABLE IF NOT EXISTS begun (number INTEGER PRIMARY KEY, entry TEXT, copy INTEGER, written INTEGER);
@@ -112,11 +109,5 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
     Raises:
         FundusError: another watch has it open, it is damaged, or the disk is full.
     """
-    with sqlite_explained(path):
-        database = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
-    try:
-        with sqlite_explained(path):
-            database.executescript(_SCHEMA)
+    with open_database(path, _SCHEMA) as database:
         yield Ledger(path, database)
-    finally:
-        database.close()
