@@ -28,7 +28,7 @@ from tests.bundles import cover_traces  # noqa: E402
 if importlib.util.find_spec("pytriton") is None:
     pytest.skip("needs the extra `embedded`: the wheel's tritonserver", allow_module_level=True)
 
-MASKS = 150
+MASKS = 100
 SMALL = CAMERAS[2]  # 512 pixels
 
 

@@ -208,7 +208,7 @@ def _with_other_vrs(data: bytes) -> bytes:
 def _with_metadata(number: int) -> Dataset:
     """Return a photograph as JPEG, with a name in the stream as well."""
     marks = segment(0xFE, BYTES), segment(0xE1, b"Exif\0\0" + BYTES)
-    native = planted(number)
+    native = planted(number, NumberOfFrames=2)
     pixels = phantom(0, 64).copy()
     pixels[:8, :8] = number
     stream = jpeg_with(*marks, jpeg=jpeg(pixels)) + BYTES

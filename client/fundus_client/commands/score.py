@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from fundus_client.commands.options import FILE, FOLDER, PATH, REPOSITORY, TIMEOUT, URLS, WAIT
+from fundus_client.commands.reports import check_reports, report
 from fundus_client.commands.summary import print_counts
 from fundus_client.dicom.frames import Frames, unknown
 from fundus_client.journal import Found, Journal, journal_path, open_journal
@@ -21,7 +22,6 @@ from fundus_client.progress import scoring_progress
 from fundus_client.pseudonymous import Pseudonymous
 from fundus_client.ray_engine import score_on_ray
 from fundus_client.run import (
-    End,
     Findings,
     Job,
     RunSummary,
@@ -43,7 +43,6 @@ from fundus_core.ensemble import ENSEMBLE_MODEL, EnsembleSpec
 from fundus_core.errors import EXIT_SOME_FAILED, FundusError, LabelsError, UsageError
 from fundus_core.pseudonyms import Pseudonyms, pseudonymised, read_key
 from fundus_core.reading import read_labels
-from fundus_core.rows import ScoreRow
 from fundus_core.tables import LabelTable
 from fundus_core.tls import Tls
 from fundus_eval.shift import shift_warnings
@@ -131,7 +130,7 @@ def score(
     patients = Pseudonyms(read_key(patient_key)) if patient_key else names
     plain = Frames(open_source(inputs, files_from), patients.of_patient if patients else unknown)
     source: Source = Pseudonymous(plain, names) if names else plain
-    _check_reports(reports, inputs, key, with_pdf)
+    check_reports(reports, inputs, key, with_pdf)
     if dry_run:
         _say_what_would_be_scored(source, journal_path(output))
         return
@@ -154,7 +153,7 @@ def score(
             job = Job(source, journal, begin, tick)
             end = score_on_ray(job, servers, address) if engine == "ray" else score_locally(job, servers)
         outcomes = write_table(journal, output, end, calibrated=calibrated)
-        n_reports = _report(journal, plain, end, reports, with_pdf) if reports else None
+        n_reports = report(journal, plain, end, reports, with_pdf) if reports else None
         summary = summarise(outcomes, found, time.monotonic() - started_s)
         findings = judge_output(output, table, end.spec)
         record = run_record(_arguments(), end.spec, summary, findings)
@@ -166,29 +165,6 @@ def score(
         if n_reports is not None:
             click.echo(f"sr     {n_reports} in {reports}")
     _exit(end.lost, summary)
-
-
-def _check_reports(reports: Path | None, inputs: tuple[str, ...], key: Path | None, with_pdf: bool) -> None:
-    if with_pdf and not reports:
-        raise UsageError("--pdf needs --sr: the folder that the pages go to.")
-    if reports and key:
-        raise UsageError("--sr and --pseudonymise exclude each other: a report names its patient.")
-    above = {reports.resolve(), *reports.resolve().parents} if reports else set()
-    if not above.isdisjoint(Path(each).resolve() for each in inputs):
-        raise UsageError(f"'{reports}' lies within the inputs: the next run would read the reports. Move it.")
-
-
-def _report(journal: Journal, source: Frames, end: End, folder: Path, with_pdf: bool) -> int:
-    from fundus_client.dicom.evidence import Kind
-    from fundus_client.dicom.reporting import write_reports  # highdicom takes half a second
-
-    kinds: tuple[Kind, ...] = ("sr", "pdf") if with_pdf else ("sr",)
-
-    def row_of(image_id: str) -> ScoreRow:
-        return journal.row(image_id, end.missing)
-
-    with stderr.status("writing structured reports"):
-        return sum(1 for _ in write_reports(source, row_of, end.spec, folder, kinds))
 
 
 def _say_what_would_be_scored(source: Source, path: Path) -> None:
