@@ -65,14 +65,21 @@ def planted(made: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def run(*arguments: object, code: int) -> str:
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "key"
+    path.write_bytes(bytes(32))
+    path.chmod(0o600)
+    return path
+
+
+def run(*arguments: object, code: int) -> None:
     """Run a command; what it prints says nothing of a person."""
     done = command("client", *arguments, env=TALKATIVE, timeout=60)
     said = str(done.stdout + done.stderr)
     assert done.returncode == code, said
     assert "Traceback" not in said, said
     assert not leaks(said.encode("utf-8", "surrogateescape")), said
-    return said
 
 
 def call(*arguments: object, code: int | None = None) -> None:
@@ -104,11 +111,9 @@ def beyond(path: Path, keywords: frozenset[str] = FILED_BY) -> set[str]:
 
 
 def test_tables_journals_and_reports_say_nothing(
-    planted: Path, server: EmbeddedServer, tmp_path: Path
+    planted: Path, server: EmbeddedServer, key: Path, tmp_path: Path
 ) -> None:
-    key, reports, output = tmp_path / "key", tmp_path / "reports", tmp_path / "out" / "scores.csv"
-    key.write_bytes(bytes(32))
-    key.chmod(0o600)
+    reports, output = tmp_path / "reports", tmp_path / "out" / "scores.csv"
     reports.mkdir()
     output.parent.mkdir()
     with recorded(server.grpc_address) as (address, sent):
@@ -127,10 +132,10 @@ def test_tables_journals_and_reports_say_nothing(
     assert any("PatientName" in leaks(path.read_bytes()) for path in written)
 
 
-def test_pseudonymous_tables_say_nothing(planted: Path, server: EmbeddedServer, tmp_path: Path) -> None:
-    key, output = tmp_path / "key", tmp_path / "out" / "scores.parquet"
-    key.write_bytes(bytes(32))
-    key.chmod(0o600)
+def test_pseudonymous_tables_say_nothing(
+    planted: Path, server: EmbeddedServer, key: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out" / "scores.parquet"
     output.parent.mkdir()
     line = ("score", planted, "--output", output, "--url", server.grpc_address, "--pseudonymise", key)
     run(*line, "--json", code=3)
@@ -160,16 +165,11 @@ def archive(orthanc: Orthanc, made: dict[str, bytes]) -> Orthanc:
 
 DAY = date.fromisoformat(mark(0x00080020, "DA"))
 STAYING = frozenset(  # of de-identified copies: the camera, and what describes pixels
-    keyword
-    for keyword in KEPT
-    if dictionary_VR(keyword) in ("CS", "DS", "IS") or keyword == "SoftwareVersions"
+    each for each in KEPT if dictionary_VR(each) in ("CS", "DS", "IS") or each == "SoftwareVersions"
 )
 
 
-def test_pulls_say_nothing(archive: Orthanc, us: Peer, tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    key.write_bytes(bytes(32))
-    key.chmod(0o600)
+def test_pulls_say_nothing(archive: Orthanc, us: Peer, key: Path, tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("dimse", "web", "copies")]
     ways = [("--peer", archive.peer, "--port", us.port), ("--web", archive.dicomweb)]
     for folder, way in zip(folders, ways, strict=False):

@@ -29,7 +29,7 @@ from fundus_client.pacs.studies import Studies
 from fundus_client.pool import Pool, open_pool
 from fundus_client.run import Job, score_missing, sigterm_cancels
 from fundus_client.watching.events import EventLog
-from fundus_core.errors import PacsError, ServerError
+from fundus_core.errors import FundusError, PacsError, ServerError
 
 POLL_S = 1.0
 REOPEN_S = 5.0
@@ -87,25 +87,29 @@ class Scoring:
     _trouble: str = ""
 
     def run(self, endpoints: Sequence[Endpoint], patience: Patience, model: str) -> None:
-        """Score until SIGTERM or Ctrl-C; servers that are away are waited for, for ever.
+        """Score until SIGTERM or Ctrl-C; servers that are away, and a full disk, are waited for, for ever.
 
         Raises:
-            FundusError: the disk is full, or another process uses the folders.
+            FundusError: what an earlier process left open cannot be settled.
         """
         for day in left_open(self.rooms.days, self.rooms.spool, self.of_patient):
             self._report(day, day.everything(self.of_patient))
         while True:
             try:
                 asyncio.run(self._serve(endpoints, patience, model))
-            except ServerError as error:
-                self._wait(str(error))
-                time.sleep(REOPEN_S)
+            except FundusError as error:
+                self._wait("server_unreachable" if isinstance(error, ServerError) else "fault", str(error))
+            except OSError as error:
+                self._wait("disk", error.strerror or "The disk does not answer.")
+            else:
+                continue
+            time.sleep(REOPEN_S)
 
     async def _serve(self, endpoints: Sequence[Endpoint], patience: Patience, model: str) -> None:
         """Score until the day ends or the servers are lost."""
         with sigterm_cancels():
             async with open_pool(endpoints, patience, model) as pool:
-                self._wait("")
+                self._trouble = ""
                 self.log.tell("server_back", bundle=pool.spec.title)
                 with open_day(self.rooms.days, self.rooms.spool, pool.spec, self.of_patient) as day:
                     await self._score(pool, day, date.today())
@@ -140,10 +144,10 @@ class Scoring:
                 self.written(path)
         return n_objects
 
-    def _wait(self, message: str) -> None:
+    def _wait(self, reason: str, message: str) -> None:
         """Tell what holds the scoring up, once."""
-        if message and message != self._trouble:
-            self.log.tell("waiting", reason="server_unreachable", message=message)
+        if message != self._trouble:
+            self.log.tell("waiting", reason=reason, message=message)
         self._trouble = message
 
 
