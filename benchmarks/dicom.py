@@ -2,34 +2,42 @@
 
     python benchmarks/dicom.py
 
-One thread, phantoms of 2000 x 2032 pixels. Measured side by side:
+Phantoms of 2000 x 2032 pixels. Measured side by side, the first three in one thread:
 - headers read from the first 64 KiB of files, and the same bytes read without a look at them;
 - reading a file, making the encoded frame and decoding it as the server does, for every transfer syntax,
   beside reading and decoding a JPEG file of the same pixels: the ratio is 1 where DICOM costs nothing;
-- formats that a frame which had to be decoded could be sent in.
+- formats that a frame which had to be decoded could be sent in;
+- `fundus-client score` on DICOM files beside JPEG files of the same pixels, from files to table: through a
+  service without a model, where only the client's own work counts, and through the reference ensemble.
 """
 
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
+from client import command, in_turn, stub_service
 from machine import command_line, median_ratio, write_results
 from pydicom import uid as uids
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.dicom.objects import PERSON, coded, file_of, jpeg, ophthalmic, phantom, photograph
+from tests.dicom.objects import PERSON, coded, file_of, jpeg, ophthalmic, phantom, photograph, with_streams
 
 from fundus_client.dicom.header import read_header
 from fundus_client.dicom.pixels import encoded_frame
+from fundus_client.embedded import embedded_server
+from fundus_client.servers import reference_repository
 from fundus_core.images import DEFAULT_LIMITS, decode
 from fundus_core.metadata import without_metadata
 from fundus_core.pseudonyms import Pseudonyms
 
 SIZE_PX, HEAD_BYTES, REPEATS = 2000, 2**16, 5
+N_DRAWN, N_STUB, N_SERVED = 8, 100, 48
+KINDS = ("JPEG files", "encapsulated JPEG", "native")
 SYNTAXES = (
     uids.ExplicitVRLittleEndian,
     uids.RLELossless,
@@ -93,6 +101,42 @@ def ratio(plain: Path, data: bytes) -> float:
     return median_ratio(jpeg_s, dicom_s)
 
 
+def scored(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """Return the speed of the command on DICOM files, as a share of that on JPEG files."""
+    with stub_service() as stub:
+        found = {"no model": beside_files(folder / "stub", N_STUB, stub, repeats)}
+    with embedded_server(reference_repository()) as server:
+        address = server.grpc_address
+        return found | {"reference ensemble": beside_files(folder / "served", N_SERVED, address, repeats)}
+
+
+def beside_files(folder: Path, count: int, address: str, repeats: int) -> dict[str, float]:
+    """Return the speed of the command on each kind of DICOM file, as a share of that on JPEG files."""
+    write_kinds(folder, count)
+    rows = {kind: partial(images_per_s, folder / kind, address) for kind in KINDS}
+    speeds = in_turn(rows, repeats)
+    return {kind: round(median_ratio(speeds[kind], speeds[KINDS[0]]), 3) for kind in KINDS[1:]}
+
+
+def images_per_s(folder: Path, address: str) -> float:
+    """Return the speed of one run of the command."""
+    return command(folder, address)["images_per_s"]
+
+
+def write_kinds(folder: Path, count: int) -> None:
+    """Write photographs, each of other pixels, as JPEG files, and as DICOM files around them and without."""
+    for kind in KINDS:
+        (folder / kind).mkdir(parents=True)
+    for number in range(count):
+        pixels = phantom(number % N_DRAWN, SIZE_PX).copy()
+        pixels[0, :8] = number
+        stream, native = jpeg(pixels), ophthalmic(pixels)
+        encapsulated = with_streams(native, [stream], uids.JPEGBaseline8Bit, "YBR_FULL_422")
+        written = (stream, file_of(encapsulated), file_of(native))
+        for kind, data in zip(KINDS, written, strict=True):
+            (folder / kind / f"{number}{'.jpg' if data is stream else '.dcm'}").write_bytes(data)
+
+
 def formats() -> dict[str, dict[str, float]]:
     """Return the size of each format as a share of the pixels, and its time as a multiple of BMP's."""
     noise = np.random.default_rng(0).normal(0, 1.5, (SIZE_PX, SIZE_PX + 32, 3))
@@ -119,6 +163,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = command_line(__doc__)
     parser.add_argument("--files", type=int, default=5000, help="how many headers are read")
+    parser.add_argument("--repeats", type=int, default=3, help="of the command")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as name:
@@ -128,6 +173,7 @@ def main() -> None:
             "headers": headers(folder / "headers", arguments.files),
             "speed beside a JPEG file": frames(folder),
             "formats": formats(),
+            "`score` beside JPEG files": scored(folder, arguments.repeats),
         }
     for name, values in results.items():
         print(name, *(f"  {key:<24}{value}" for key, value in values.items()), sep="\n")

@@ -4,16 +4,18 @@ A mark says where it was planted, so that `leaks` names the attributes that some
 """
 
 import base64
-import io
 import re
+import warnings
 import zlib
 from collections.abc import Callable
 from datetime import date, timedelta
 from functools import partial
+from io import BytesIO
 from itertools import cycle
+from pathlib import Path
 
 from pyarrow import parquet
-from pydicom import Dataset
+from pydicom import Dataset, dcmread, dcmwrite
 from pydicom import uid as uids
 from pydicom.datadict import DicomDictionary, RepeatersDictionary, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
@@ -113,10 +115,31 @@ def leaks(data: bytes) -> set[str]:
 def readable(data: bytes) -> bytes:
     """Return a file with what is packed in it, for the search."""
     if data.startswith(b"PAR1"):
-        table = parquet.read_table(io.BytesIO(data))
+        table = parquet.read_table(BytesIO(data))
         return data + repr((table.schema.metadata, table.to_pydict())).encode()
     pages = re.findall(rb"stream\r?\n(.+?)~>endstream", data, re.DOTALL)
     return data + b"".join(zlib.decompress(base64.a85decode(page)) for page in pages)
+
+
+def told(folder: Path, *, objects_too: bool = True) -> dict[str, set[str]]:
+    """Return what the names and contents of files say, by file; only those that say anything."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        is_read = path.is_file() and (objects_too or path.suffix != ".dcm")
+        found[name] = leaks(name.encode()) | (leaks(readable(path.read_bytes())) if is_read else set())
+    return {name: marks for name, marks in found.items() if marks}
+
+
+def beyond(path: Path, keywords: frozenset[str] = FILED_BY) -> set[str]:
+    """Return what an object says but in some attributes: by default those by which an archive files it."""
+    with warnings.catch_warnings(action="ignore"), BytesIO() as buffer:
+        ours = dcmread(path)
+        for keyword in keywords & set(ours.dir()):
+            if ours.get_item(keyword).VR != "SQ":
+                del ours[keyword]
+        dcmwrite(buffer, ours)
+        return leaks(readable(buffer.getvalue()))
 
 
 Value = Callable[[int, str, str], tuple[str, bytes]]  # tag, VR, codec -> VR, bytes
@@ -237,8 +260,8 @@ def objects() -> dict[str, bytes]:
         "another element in the maker": planted(13, Manufacturer=b"Maker\x08\x00\x80\x00LO\x0c\x00" + other),
         "names in the eye": planted(14, ImageLaterality=b"R\\" + other),
         "angiogram": planted(15, Modality="FA"),
-        "document": planted(16, SOPClassUID=uids.ComprehensiveSRStorage),
-        "no uids": planted(17, SOPInstanceUID=b"Zqx00080018", StudyInstanceUID=b"Zqx0020000D"),
+        "document": planted(16, SOPClassUID=uids.ComprehensiveSRStorage, SOPInstanceUID=b"Zqx00080018"),
+        "no study": planted(17, StudyInstanceUID=b"Zqx0020000D"),
         "sequences for texts": sequences,
     }
     return {name: file_of(each) for name, each in made.items()} | {

@@ -166,11 +166,11 @@ def copied(source: Dataset, keywords: Iterable[str]) -> Dataset:
 
 
 def _is_allowed(source: Dataset, keyword: str) -> bool:
-    """Whether a value is what it should be, all of it: not a sequence, nor unreadable where it is checked."""
-    if source.get_item(tag_for_keyword(keyword) or 0).VR == "SQ":
-        return False
+    """Whether a value is what it should be: no sequence, and all of it readable where it is checked."""
+    if keyword not in _CHECKED:
+        return bool(source.get_item(tag_for_keyword(keyword) or 0).VR != "SQ")
     values = texts(source, keyword)
-    return keyword not in _CHECKED or bool(values and all(map(_CHECKED[keyword].fullmatch, values)))
+    return bool(values and all(map(_CHECKED[keyword].fullmatch, values)))
 
 
 def _filed_by(source: Dataset) -> Dataset:

@@ -230,7 +230,11 @@ class WebSender:
 
     def _store(self, each: Outgoing) -> Answer:
         try:
-            return _stored(self.client.store_instances([dcmread(each.path)]), each.sop_uid)
+            dataset = dcmread(each.path)
+        except Exception:  # damage makes pydicom raise many kinds
+            return Answer("refused", "the file changed, is damaged or cannot be read")
+        try:
+            return _stored(self.client.store_instances([dataset]), each.sop_uid)
         except HTTPError as error:
             return _answer(_response(error), each.sop_uid, self.name)
         except RequestException as error:
@@ -239,8 +243,8 @@ class WebSender:
             return Answer("later", "the archive fell silent")
         except PacsError:
             raise
-        except Exception:  # damage makes pydicom raise many kinds
-            return Answer("refused", "the file changed, is damaged or cannot be read")
+        except Exception:  # what is no answer of STOW makes the client raise many kinds
+            return Answer("later", "the archive answered what nobody understands")
 
 
 def _unreachable(name: str, error: RequestException) -> PacsUnreachableError:
