@@ -79,8 +79,11 @@ class Journal:
             self._database.execute("BEGIN")
             while chunk := list(islice(refs, _CHUNK)):
                 inputs = [(os.fsencode(ref.image_id), _text(ref.acquisition)) for ref in chunk]
-                self._database.executemany("INSERT OR IGNORE INTO found VALUES (?, ?)", inputs)
-                n_known += sum(self.knows(ref.image_id, ref.stamp()) for ref in chunk)
+                stamps = [(os.fsencode(ref.image_id), ref.stamp()) for ref in chunk]
+                self._database.executemany("INSERT OR REPLACE INTO found VALUES (?, ?)", inputs)
+                # what is said of another content must not stand in the row of this one
+                self._database.executemany("DELETE FROM files WHERE image_id = ? AND stamp <> ?", stamps)
+                n_known += sum(self.knows(os.fsdecode(each), stamp) for each, stamp in stamps)
             self._database.execute("COMMIT")
             return Found(self._count("found"), n_known)
 
@@ -101,11 +104,13 @@ class Journal:
             self._database.execute("DELETE FROM bundle")
             self._database.execute("INSERT INTO bundle VALUES (?, ?)", (spec.digest, spec.title))
 
-    def forget(self, image_ids: Iterable[str]) -> None:
-        """Take these back from the inputs of this run."""
+    def forget(self, file_ids: Iterable[str]) -> None:
+        """Take these files, and their frames, back from the inputs of this run."""
+        ids = map(os.fsencode, file_ids)
+        ranges = [(each, each + b"/", each + b"0") for each in ids]  # "0" is what sorts behind "/"
         with self._explained():
-            ids = [(os.fsencode(each),) for each in image_ids]
-            self._database.executemany("DELETE FROM found WHERE image_id = ?", ids)
+            query = "DELETE FROM found WHERE image_id = ? OR image_id > ? AND image_id < ?"
+            self._database.executemany(query, ranges)
 
     def forget_failures(self) -> None:
         """Let every file without a score be tried again."""
@@ -173,10 +178,11 @@ class Journal:
         for found in self._database.execute(f"{_ROWS} ORDER BY found.image_id"):
             yield self._row(missing, *found)
 
-    def row(self, image_id: str, missing: str) -> ScoreRow:
-        """Return the row of one input."""
-        found = self._database.execute(f"{_ROWS} WHERE found.image_id = ?", (os.fsencode(image_id),))
-        return self._row(missing, *found.fetchone())
+    def row(self, image_id: str, missing: str) -> ScoreRow | None:
+        """Return the row of one input; None where it is none of this run."""
+        query = f"{_ROWS} WHERE found.image_id = ?"
+        found = self._database.execute(query, (os.fsencode(image_id),)).fetchone()
+        return self._row(missing, *found) if found else None
 
     @property
     def n_missing(self) -> int:

@@ -80,7 +80,7 @@ def test_a_page_is_valid(spec: object, tmp_path: Path) -> None:
     write_object(document, tmp_path / "page.dcm")
     assert errors_of(tmp_path / "page.dcm") == []
     read = dcmread(tmp_path / "page.dcm")
-    assert read.SOPInstanceUID == object_uid(OBJECT, spec.digest, "pdf")  # type: ignore[attr-defined]
+    assert read.SOPInstanceUID == object_uid(STUDY, OBJECT, spec.digest, "pdf")  # type: ignore[attr-defined]
     assert read.SourceInstanceSequence[0].ReferencedSOPInstanceUID == OBJECT
 
 

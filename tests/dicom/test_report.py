@@ -175,7 +175,7 @@ def test_a_report_is_in_the_study_and_in_a_series_of_its_bundle() -> None:
 
 
 def test_each_kind_has_uids_of_its_own() -> None:
-    uids = {object_uid(OBJECT, SPEC.digest, kind) for kind in ("sr", "sc", "pdf")}
+    uids = {object_uid(STUDY, OBJECT, SPEC.digest, kind) for kind in ("sr", "sc", "pdf")}
     assert len(uids) == 3 and all(re.fullmatch(r"2\.25\.[1-9]\d{30,38}", uid) for uid in uids)
 
 

@@ -1,162 +1,75 @@
 """The service: nothing received is lost, and each object has one report or one reason, whatever dies when."""
 
 import csv
+import errno
 import importlib.util
+import io
 import json
-import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("pynetdicom", reason="an archive needs the extra `pacs`")
 
-from tests.client.fakes import SPEC
-from tests.client.test_journal import scored
 from tests.conftest import COMMANDS
-from tests.dicom.objects import file_of, ophthalmic, phantom
+from tests.dicom.objects import file_of
 from tests.integration.conftest import wait_for
 from tests.pacs.conftest import Orthanc, program
 from tests.pacs.photographs import SECRETS, photograph
 from tests.pacs.test_night import reported
 
-from fundus_client.dicom.frames import unknown
+from fundus_client.dicom.frames import Frames, unknown
 from fundus_client.embedded import EmbeddedServer
 from fundus_client.listener import free_port
-from fundus_client.pacs.day import OBJECTS, OPEN, Day, left_open, open_day, prune
+from fundus_client.member import Patience
+from fundus_client.pacs import listen
+from fundus_client.pacs.day import Day
+from fundus_client.pacs.listen import Rooms, Scoring
 from fundus_client.pacs.studies import Studies
+from fundus_client.servers import RemoteEndpoint
+from fundus_client.watching.events import EventLog
+from fundus_core.ensemble import ENSEMBLE_MODEL
 
 if importlib.util.find_spec("pytriton") is None:
     pytest.skip("needs the extra `embedded`: the wheel's tritonserver", allow_module_level=True)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
+class Full(Scoring):
+    """The disk is full when the first report is to be written."""
 
-    def __call__(self) -> float:
-        return self.now
+    n_reports = 0
 
-
-def put(spool: Path, study: str, *names: str) -> None:
-    (spool / study).mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (spool / study / f"{name}.dcm").write_bytes(
-            file_of(ophthalmic(phantom(), StudyInstanceUID=study, SOPInstanceUID=f"1.2.{name}"))
-        )
+    def _report(self, day: Day, source: Frames) -> int:
+        self.n_reports += 1
+        if self.n_reports == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super()._report(day, source)
 
 
-def test_a_study_is_complete_when_nothing_came_for_a_while(tmp_path: Path) -> None:
-    clock = Clock()
-    studies = Studies(tmp_path, 60, clock)
-    put(tmp_path, "1.1", "1")
-    (tmp_path / ".incoming").mkdir()
-    (tmp_path / ".incoming" / "half").touch()
-    assert studies.complete() == []
-    clock.now += 59
-    put(tmp_path, "1.1", "3")
-    assert studies.complete() == []
-    clock.now += 59
-    assert studies.complete() == []
-    clock.now += 1
-    assert studies.complete() == [tmp_path / "1.1"]
-    for path in (tmp_path / "1.1").iterdir():
-        path.unlink()
-    clock.now += 1000
-    assert studies.complete() == [], "an empty folder is no study"
+def test_a_report_that_could_not_be_written_is_written_later(
+    server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listen, "REOPEN_S", 0.1)
+    rooms, written, events = Rooms(tmp_path), list[Path](), io.StringIO()
+    rooms.make()
+    made = photograph(0)
+    (rooms.spool / "1.1").mkdir()
+    (rooms.spool / "1.1" / "1.dcm").write_bytes(file_of(made))
 
+    def enough(path: Path) -> None:
+        written.append(path)
+        raise KeyboardInterrupt
 
-def test_only_folders_that_stay_empty_are_removed(tmp_path: Path) -> None:
-    old, young, full = (tmp_path / name for name in ("1.1", "1.2", "1.3"))
-    for folder in (old, young):
-        folder.mkdir()
-    put(tmp_path, full.name, "1")
-    for folder in (old, full):
-        os.utime(folder, (0, 0))
-    Studies(tmp_path, 60).tidy()
-    assert sorted(tmp_path.iterdir()) == [young, full]
-
-
-@pytest.fixture
-def places(tmp_path: Path) -> tuple[Path, Path]:
-    for name in ("days", "spool"):
-        (tmp_path / name).mkdir()
-    put(tmp_path / "spool", "1.1", "1", "2")
-    put(tmp_path / "spool", "1.2", "3")
-    return tmp_path / "days", tmp_path / "spool"
-
-
-def ids(day: Day) -> list[str]:
-    return [ref.image_id for ref in day.everything(unknown)]
-
-
-def table(folder: Path) -> dict[str, str]:
-    with (folder / "scores.csv").open(newline="") as file:
-        return {row["image_id"]: row["status"] for row in csv.DictReader(file)}
-
-
-def answer(day: Day, *image_ids: str) -> None:
-    stamps = {ref.image_id: ref.stamp() for ref in day.everything(unknown)}
-    for number, image_id in enumerate(image_ids):
-        day.journal.record(image_id, stamps[image_id], scored(image_id, f"{number}"))
-    day.journal.commit()
-
-
-def test_what_gets_no_answer_goes_back_and_has_no_row(places: tuple[Path, Path]) -> None:
-    days, spool = places
-    with open_day(days, spool, SPEC, unknown) as day:
-        day.journal.register(day.take(sorted(spool.iterdir())).refs)
-        answer(day, "1.1/1.dcm")
-        assert day.settle(day.everything(unknown)) == {"scored": 1}
-        assert ids(day) == ["1.1/1.dcm"]
-        assert table(day.folder) == {"1.1/1.dcm": "scored"}
-    assert sorted(path.name for path in spool.rglob("*.dcm")) == ["2.dcm", "3.dcm"]
-    assert not (day.folder / OPEN).exists()
-
-
-def test_what_a_killed_process_left_is_settled_by_the_next_one(places: tuple[Path, Path]) -> None:
-    days, spool = places
-    with pytest.raises(KeyError), open_day(days, spool, SPEC, unknown) as day:
-        day.journal.register(day.take(sorted(spool.iterdir())).refs)
-        answer(day, "1.1/1.dcm", "1.2/3.dcm")
-        raise KeyError
-    assert not list(spool.rglob("*.dcm"))
-    (again,) = (ids(day) for day in left_open(days, spool, unknown))
-    assert again == ["1.1/1.dcm", "1.2/3.dcm"]
-    assert table(day.folder) == dict.fromkeys(again, "scored")
-    assert [path.name for path in spool.rglob("*.dcm")] == ["2.dcm"]
-    assert list(left_open(days, spool, unknown)) == []
-
-
-def test_another_bundle_has_a_folder_of_its_own(places: tuple[Path, Path]) -> None:
-    days, spool = places
-    with (
-        open_day(days, spool, SPEC, unknown),
-        open_day(days, spool, replace(SPEC, version="2"), unknown),
-    ):
-        pass
-    assert len(list(days.iterdir())) == 2
-
-
-def test_objects_of_old_days_go_and_their_tables_stay(places: tuple[Path, Path]) -> None:
-    days, spool = places
-    with open_day(days, spool, SPEC, unknown) as day:
-        day.take(sorted(spool.iterdir()))
-        prune(days, date.today() + timedelta(1))
-        assert len(ids(day)) == 3, "an open folder is left alone"
-        day.journal.register(day.everything(unknown))
-        answer(day, *ids(day))
-        day.settle(day.everything(unknown))
-    prune(days, date.today())
-    assert (day.folder / OBJECTS).exists()
-    prune(days, date.today() + timedelta(1))
-    assert not (day.folder / OBJECTS).exists()
-    assert len(table(day.folder)) == 3
+    studies = Studies(rooms.spool, 0)
+    scoring = Full(rooms, studies, unknown, ["sr"], 30, EventLog(events), enough)
+    with pytest.raises(KeyboardInterrupt):
+        scoring.run([RemoteEndpoint(server.grpc_address, None)], Patience(30, 30), ENSEMBLE_MODEL)
+    assert [path.is_file() for path in written] == [True]
+    assert '"reason": "disk"' in events.getvalue()
 
 
 class Service:

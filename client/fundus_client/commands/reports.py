@@ -1,11 +1,14 @@
 """The reports of `fundus-client score`: which options go together, and writing them."""
 
+import os
 from collections.abc import Sequence
+from glob import has_magic
 from pathlib import Path
 
 from fundus_client.dicom.frames import Frames
 from fundus_client.journal import Journal
 from fundus_client.run import End
+from fundus_client.sources.pattern import parse_pattern
 from fundus_core.console import stderr
 from fundus_core.errors import UsageError
 from fundus_core.rows import ScoreRow
@@ -22,8 +25,14 @@ def check_reports(folder: Path | None, inputs: Sequence[str], key: Path | None, 
     if folder and key:
         raise UsageError("--sr and --pseudonymise exclude each other: a report names its patient.")
     above = {folder.resolve(), *folder.resolve().parents} if folder else set()
-    if not above.isdisjoint(Path(each).resolve() for each in inputs):
+    if not above.isdisjoint(map(_searched, inputs)):
         raise UsageError(f"'{folder}' lies within the inputs: the next run would read the reports. Move it.")
+
+
+def _searched(name: str) -> Path:
+    """Return the folder that an input is searched for in, or the input."""
+    path = os.path.abspath(name)
+    return Path(parse_pattern(path).folder if has_magic(path) else path).resolve()
 
 
 def report(journal: Journal, source: Frames, end: End, folder: Path, with_pdf: bool) -> int:
@@ -33,7 +42,7 @@ def report(journal: Journal, source: Frames, end: End, folder: Path, with_pdf: b
 
     kinds: tuple[Kind, ...] = ("sr", "pdf") if with_pdf else ("sr",)
 
-    def row_of(image_id: str) -> ScoreRow:
+    def row_of(image_id: str) -> ScoreRow | None:
         return journal.row(image_id, end.missing)
 
     with stderr.status("writing structured reports"):

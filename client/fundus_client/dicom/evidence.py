@@ -104,18 +104,20 @@ class Reference:
         return item
 
 
-def object_uid(sop_uid: str, digest: str, kind: Kind, part: str = "") -> str:
+def object_uid(study_uid: str, sop_uid: str, digest: str, kind: Kind, part: str = "") -> str:
     """Return the UID of what a bundle says about an object: the same whenever it is asked, by whomever.
 
-    An archive that gets the same answer twice so holds one object (PS3.5 B.2: a UUID behind "2.25.").
+    An archive that gets the same answer twice so holds one object (PS3.5 B.2: a UUID behind "2.25."). Some
+    hold objects of one UID in two studies, against the standard: each has answers of its own.
 
     Args:
-        sop_uid: of the object that it is about; of the study, it is the series' UID.
+        study_uid: of the study that it is in.
+        sop_uid: of the object that it is about; "" for what is about the study.
         digest: of the bundle.
         kind: what it is.
         part: which one, where there are several.
     """
-    return f"2.25.{uuid5(_NAMESPACE, '/'.join((sop_uid, digest, kind, part))).int}"
+    return f"2.25.{uuid5(_NAMESPACE, '/'.join((study_uid, sop_uid, digest, kind, part))).int}"
 
 
 def write_object(dataset: Dataset, path: Path) -> None:
@@ -144,8 +146,8 @@ def derived(source: Dataset, kind: Kind, spec: EnsembleSpec, when: datetime, par
     header.set_original_encoding(False, True, source.original_character_set)  # so that bytes stay as they are
     header.update(_filed_by(source))
     header.SOPClassUID = series.sop_class
-    header.SOPInstanceUID = object_uid(about.sop_uid, spec.digest, kind, part)
-    header.SeriesInstanceUID = object_uid(about.study_uid, spec.digest, kind)
+    header.SOPInstanceUID = object_uid(about.study_uid, about.sop_uid, spec.digest, kind, part)
+    header.SeriesInstanceUID = object_uid(about.study_uid, "", spec.digest, kind)
     header.Modality, header.SeriesNumber = series.modality, series.number
     header.SeriesDescription = plain(f"{series.content}: {spec.name} {spec.version}")
     header.InstanceNumber = _number(source)

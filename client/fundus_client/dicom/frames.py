@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import groupby
 from typing import TypeVar
 
@@ -51,8 +52,19 @@ class Frame:
 
         if self.refusal:
             raise self.refusal
-        data = self.ref.read(replace(limits, max_bytes=MAX_BYTES))
-        return encoded_frame(data, self.acquisition.frame if self.acquisition else 1, limits)
+        number, whole = (
+            self.acquisition.frame if self.acquisition else 1,
+            replace(limits, max_bytes=MAX_BYTES),
+        )
+        several = self.image_id != self.ref.image_id
+        data = _last_read(self.ref, self.stamp(), whole) if several else self.ref.read(whole)
+        return encoded_frame(data, number, limits)
+
+
+@lru_cache(maxsize=1)
+def _last_read(ref: Ref, stamp: bytes, limits: ImageLimits) -> bytes:
+    """Return the bytes of an object; kept, since its next frame is read next."""
+    return ref.read(limits)
 
 
 @dataclass(frozen=True)

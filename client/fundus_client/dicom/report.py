@@ -81,7 +81,8 @@ class _Asked:
 
     @property
     def tracking_uid(self) -> str:
-        return object_uid(self.about.sop_uid, self.spec.digest, "sr", f"{self.frame}/{self.name}")
+        part = f"{self.frame}/{self.name}"
+        return object_uid(self.about.study_uid, self.about.sop_uid, self.spec.digest, "sr", part)
 
     @property
     def image(self) -> SourceImageForMeasurementGroup:
@@ -133,7 +134,7 @@ def _content(about: Reference, rows: Sequence[ScoreRow], spec: EnsembleSpec) -> 
 def _context(title: str, model: str, digest: str) -> ObservationContext:
     """Say that a device observed this: a bundle, known by its digest."""
     device = DeviceObserverIdentifyingAttributes(
-        uid=object_uid(digest, digest, "sr"),
+        uid=object_uid("", "", digest, "sr"),
         name=title,
         manufacturer_name=MAKER,
         model_name=model,

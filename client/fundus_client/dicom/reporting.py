@@ -21,7 +21,7 @@ from fundus_core.preprocess import Pixels
 from fundus_core.rows import ScoreRow
 
 Maker = Callable[[Dataset, Sequence[ScoreRow], EnsembleSpec, datetime], Dataset]
-RowOf = Callable[[str], ScoreRow]
+RowOf = Callable[[str], ScoreRow | None]
 _MAKERS: dict[Kind, Maker] = {"sr": structured_report, "pdf": encapsulated_pdf}
 _LOG = logging.getLogger(__name__)
 _DESCRIPTION = "Places that the probability depends on (RISE); vermilion speaks for it, blue against it"
@@ -40,7 +40,7 @@ def write_reports(
 
     Args:
         source: the objects; of those that are no DICOM objects there are no reports.
-        row_of: gives the row of a frame by its id.
+        row_of: gives the row of a frame by its id, None where the frame came after the scoring.
         spec: the bundle that answered.
         folder: an existing one.
         kinds: "sr" for structured reports, "pdf" for a page for people.
@@ -49,8 +49,9 @@ def write_reports(
         OSError: the folder cannot be written.
     """
     for frames in by_object(source):
-        rows = [row_of(frame.image_id) for frame in frames]
-        if any(row.probability for row in rows) and not any(map(_may_change, rows)):
+        rows = [row for row in (row_of(frame.image_id) for frame in frames) if row]
+        is_settled = len(rows) == len(frames) and not any(map(_may_change, rows))
+        if is_settled and any(row.probability for row in rows):
             try:
                 yield [_written(frames[0], rows, spec, folder, kind) for kind in kinds]
             except ImageError as error:
@@ -85,8 +86,9 @@ def _now() -> datetime:
 
 
 def _written(frame: Frame, rows: Sequence[ScoreRow], spec: EnsembleSpec, folder: Path, kind: Kind) -> Path:
-    sop_uid = frame.acquisition.sop_uid if frame.acquisition else ""
-    path = folder / f"{object_uid(sop_uid, spec.digest, kind)}.dcm"
+    known = frame.acquisition
+    about = (known.study_uid, known.sop_uid) if known else ("", "")
+    path = folder / f"{object_uid(*about, spec.digest, kind)}.dcm"
     if not path.exists():
         header = from_head(frame.ref, _header)
         with _no_values_told():

@@ -201,7 +201,7 @@ class Committer:
 def _classes(folders: Iterable[Path], sop_uids: Collection[str]) -> dict[str, str]:
     """Return the SOP class by the UID of each of these objects that is there."""
     names, found = {f"{uid}.dcm": uid for uid in sop_uids}, dict[str, str]()
-    for study in chain.from_iterable(folder.iterdir() for folder in folders):
+    for study in chain.from_iterable(folder.glob("*") for folder in folders):
         with suppress(OSError):  # no folder, or one that is taken elsewhere meanwhile
             for name in names.keys() & {path.name for path in study.iterdir()}:
                 found[names[name]] = read_file_meta_info(study / name).MediaStorageSOPClassUID

@@ -9,10 +9,11 @@ Objects come here when they are about to be scored. One that gets no answer goes
 a closed folder holds none without a row. What a killed process left open is brought to this state first.
 """
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -23,6 +24,7 @@ from fundus_client.run import End, write_table
 from fundus_client.sources.disk import DiskSource
 from fundus_client.sources.ref import Ref
 from fundus_core.ensemble import EnsembleSpec, read_manifest, write_manifest
+from fundus_core.errors import UsageError
 from fundus_core.files import ImageRef, flush
 from fundus_core.rows import ScoreRow
 
@@ -66,7 +68,9 @@ class Day:
         Raises:
             OSError: something cannot be moved; what was moved is found at the next start.
         """
-        return Taken([ref for study in studies for ref in self._take(study)])
+        taken = Taken([ref for study in studies for ref in self._take(study)])
+        self.journal.forget(ref.image_id for ref in taken.refs)  # what an earlier object of its name had said
+        return taken
 
     def _take(self, study: Path) -> Iterator[ImageRef]:
         folder = self.folder / OBJECTS / study.name
@@ -76,8 +80,8 @@ class Day:
             yield ImageRef(f"{study.name}/{path.name}", folder / path.name)
         flush(folder)
 
-    def row(self, image_id: str) -> ScoreRow:
-        """Return the row of one frame."""
+    def row(self, image_id: str) -> ScoreRow | None:
+        """Return the row of one frame, None where it is none of this day."""
         return self.journal.row(image_id, _MISSING)
 
     def settle(self, source: Frames) -> Counter[str]:
@@ -88,30 +92,36 @@ class Day:
         """
         outcomes = Counter[str]()
         for frames in by_object(source):
-            reasons = [self.row(frame.image_id).reason for frame in frames]
+            rows = [self.row(frame.image_id) for frame in frames]
+            reasons = [row.reason if row else _MISSING for row in rows]
             if _MISSING in reasons:
-                self.journal.forget(frame.image_id for frame in frames)
-                self._give_back(self.folder / OBJECTS / frames[0].ref.image_id)
+                self.journal.forget([frames[0].ref.image_id])
+                _give_back(self.folder / OBJECTS / frames[0].ref.image_id, self.spool)
             else:
                 outcomes.update(reason.partition(":")[0] or "scored" for reason in reasons)
         write_table(self.journal, self.folder / TABLE, End(self.spec, None))
         return outcomes
 
-    def _give_back(self, path: Path) -> None:
-        folder = self.spool / path.parent.name
-        folder.mkdir(exist_ok=True)
-        path.replace(folder / path.name)
+
+def _give_back(path: Path, spool: Path) -> None:
+    folder = spool / path.parent.name
+    folder.mkdir(exist_ok=True)
+    with suppress(FileExistsError):  # a newer one came meanwhile
+        os.link(path, folder / path.name)
         flush(folder)
+    path.unlink()
 
 
 @contextmanager
-def open_day(root: Path, spool: Path, spec: EnsembleSpec, of_patient: Callable[[str], str]) -> Iterator[Day]:
-    """Open the folder of today and this bundle, settled. After an exception it stays marked as open.
+def open_day(
+    root: Path, spool: Path, spec: EnsembleSpec, of_patient: Callable[[str], str], today: date
+) -> Iterator[Day]:
+    """Open the folder of a day and a bundle, settled. After an exception it stays marked as open.
 
     Raises:
         FundusError: another process has it open, or the disk is full.
     """
-    folder = root / f"{date.today()}-{spec.digest[:8]}"
+    folder = root / f"{today}-{spec.digest[:8]}"
     (folder / OBJECTS).mkdir(parents=True, exist_ok=True)
     write_manifest(spec, folder)
     (folder / OPEN).touch()
@@ -122,12 +132,20 @@ def open_day(root: Path, spool: Path, spec: EnsembleSpec, of_patient: Callable[[
 def left_open(root: Path, spool: Path, of_patient: Callable[[str], str]) -> Iterator[Day]:
     """Yield, settled, each folder that a process left open when it ended; then it is closed.
 
+    Of a folder that another version of this program has begun, all objects go back into the spool and are
+    scored again; its table stays.
+
     Raises:
         FundusError: another process has it open, or the disk is full.
     """
     for mark in root.glob(f"*/{OPEN}"):
-        with _opened(mark.parent, spool, read_manifest(mark.parent), of_patient) as day:
-            yield day
+        try:
+            with _opened(mark.parent, spool, read_manifest(mark.parent), of_patient) as day:
+                yield day
+        except UsageError:  # another version of this program has begun its journal
+            for path in (mark.parent / OBJECTS).glob("*/*"):
+                _give_back(path, spool)
+            mark.unlink()
 
 
 def prune(root: Path, before: date) -> None:

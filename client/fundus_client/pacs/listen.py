@@ -74,7 +74,7 @@ class Scoring:
 
     Args:
         kinds: of reports, see `write_reports`.
-        keep_days: how long objects and reports are kept.
+        keep_days: how long objects are kept; reports and tables stay.
     """
 
     rooms: Rooms
@@ -87,15 +87,10 @@ class Scoring:
     _trouble: str = ""
 
     def run(self, endpoints: Sequence[Endpoint], patience: Patience, model: str) -> None:
-        """Score until SIGTERM or Ctrl-C; servers that are away, and a full disk, are waited for, for ever.
-
-        Raises:
-            FundusError: what an earlier process left open cannot be settled.
-        """
-        for day in left_open(self.rooms.days, self.rooms.spool, self.of_patient):
-            self._report(day, day.everything(self.of_patient))
+        """Score until SIGTERM or Ctrl-C; servers that are away, and a full disk, are waited for, for ever."""
         while True:
             try:
+                self._settle()
                 asyncio.run(self._serve(endpoints, patience, model))
             except FundusError as error:
                 self._wait("server_unreachable" if isinstance(error, ServerError) else "fault", str(error))
@@ -105,16 +100,22 @@ class Scoring:
                 continue
             time.sleep(REOPEN_S)
 
+    def _settle(self) -> None:
+        """Finish what an earlier process, or a fault, left in the middle."""
+        for day in left_open(self.rooms.days, self.rooms.spool, self.of_patient):
+            self._report(day, day.everything(self.of_patient))
+        prune(self.rooms.days, date.today() - timedelta(self.keep_days))
+        self.studies.tidy()
+
     async def _serve(self, endpoints: Sequence[Endpoint], patience: Patience, model: str) -> None:
         """Score until the day ends or the servers are lost."""
         with sigterm_cancels():
             async with open_pool(endpoints, patience, model) as pool:
                 self._trouble = ""
                 self.log.tell("server_back", bundle=pool.spec.title)
-                with open_day(self.rooms.days, self.rooms.spool, pool.spec, self.of_patient) as day:
-                    await self._score(pool, day, date.today())
-            prune(self.rooms.days, date.today() - timedelta(self.keep_days))
-            self.studies.tidy()
+                today, (days, spool) = date.today(), (self.rooms.days, self.rooms.spool)
+                with open_day(days, spool, pool.spec, self.of_patient, today) as day:
+                    await self._score(pool, day, today)
         if isinstance(pool.lost, ServerError):
             raise pool.lost
 

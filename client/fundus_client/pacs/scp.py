@@ -23,6 +23,8 @@ from fundus_client.pacs.spool import GIB
 from fundus_client.pacs.transport import cut, improve
 
 _LOG = logging.getLogger(__name__)
+_MAX_COMMAND_BYTES = 2**16
+_REQUEST_S = 10.0  # from the connection to the request; whoever says nothing takes a place
 _POLL_S = 0.05
 
 
@@ -73,7 +75,11 @@ def serving(
         PortTakenError: another program listens there.
         ServerError: the port needs administrator rights, or the host is no address of this computer.
     """
-    server = _bind(settings, contexts, [*handlers, (evt.EVT_PDU_RECV, _limit, [settings.max_object_bytes])])
+    limits: list[EventHandlerType] = [
+        (evt.EVT_PDU_RECV, _limit, [settings.max_object_bytes]),
+        (evt.EVT_CONN_CLOSE, _end),
+    ]
+    server = _bind(settings, contexts, [*handlers, *limits])
     thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), daemon=True)
     thread.start()
     try:
@@ -94,7 +100,8 @@ def _bind(
     entity.require_calling_aet = list(settings.callers)
     entity.maximum_associations = settings.max_associations
     entity.maximum_pdu_size = settings.max_pdu_bytes
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = settings.timeout_s
+    entity.dimse_timeout = entity.network_timeout = settings.timeout_s
+    entity.acse_timeout = min(_REQUEST_S, settings.timeout_s)
     if settings.port:
         Listener(Ports(settings.port), settings.host).check_free()
     server: ThreadedAssociationServer = entity.make_server(
@@ -121,7 +128,17 @@ class _Handler(RequestHandler):
 
 
 def _limit(event: Event, max_object_bytes: int) -> None:
+    """Cut off who sends too long an object, a command without an end, or more than it waits answers for."""
     message: Any = event.assoc.dimse.message
     if message and message.data_set.tell() > max_object_bytes:
         _LOG.warning("An object of more than %d MiB was refused.", max_object_bytes / 2**20)
-        event.assoc.abort(block=False)
+    elif not (message and message.encoded_command_set.tell() > _MAX_COMMAND_BYTES) and (
+        event.assoc.dimse.msg_queue.qsize() <= 1  # no asynchronous operations are negotiated
+    ):
+        return
+    event.assoc.abort(block=False)
+
+
+def _end(event: Event) -> None:
+    """Let go of a caller that went away without a word, for whose request pynetdicom would wait."""
+    event.assoc.dul.to_user_queue.put(None)

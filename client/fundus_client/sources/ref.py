@@ -38,6 +38,9 @@ class Image(Protocol):
 class Ref(Image, Protocol):
     """One image among the inputs of a run."""
 
+    def __hash__(self) -> int:
+        """Be a key."""
+
     @property
     def acquisition(self) -> Acquisition | None:
         """Where and how it was taken, where it is a frame of a DICOM object."""
