@@ -61,6 +61,20 @@ def test_rows_come_back_in_the_order_of_their_ids_whatever_order_they_came_in(
     assert list(journal.rows(GONE)) == [scored("a"), failed("b", "bb", "corrupt"), failed("c"), failed("d")]
 
 
+def test_what_is_said_of_another_content_is_not_in_the_row_of_this_one(path: Path, tmp_path: Path) -> None:
+    (ref,) = refs(tmp_path, "a")
+    with open_journal(path, fresh=False) as journal:
+        journal.belongs_to(SPEC)
+        journal.register([ref])
+        journal.record("a", ref.stamp(), scored("a"))
+        journal.commit()
+    ref.path.write_text("another content")
+    with open_journal(path, fresh=False) as journal:
+        journal.belongs_to(SPEC)
+        journal.register([ref])
+        assert list(journal.rows(GONE)) == [failed("a")]
+
+
 def test_a_name_is_bytes(journal: Journal, tmp_path: Path) -> None:
     odd = os.fsdecode(b"caf\xe9\n'\"; DROP TABLE found.jpg")
     journal.register([ImageRef(odd, tmp_path)])

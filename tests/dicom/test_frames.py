@@ -179,6 +179,23 @@ def test_an_object_has_one_report_when_nothing_more_will_be_known(
         assert len(written) == n_reports and all(len(files) == 2 for files in written)
 
 
+def test_what_came_after_the_scoring_has_no_report_yet(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "eye", file_of(ophthalmic(phantom())))
+    source = Frames(open_source([str(tmp_path / "in")], None), unknown)
+    assert list(write_reports(source, lambda _: None, SPEC, tmp_path, ["sr"])) == []
+
+
+def test_one_uid_in_two_studies_has_two_reports(tmp_path: Path) -> None:
+    for study in ("1.1", "1.2"):
+        made = ophthalmic(phantom(), StudyInstanceUID=study, SOPInstanceUID="1.3")
+        write(tmp_path / "in" / study, file_of(made))
+    source = Frames(open_source([str(tmp_path / "in")], None), unknown)
+    rows = {ref.image_id: scored(ref) for ref in source}
+    (tmp_path / "out").mkdir()
+    list(write_reports(source, rows.__getitem__, SPEC, tmp_path / "out", ["sr"]))
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
 def test_a_report_that_is_there_is_not_written_again(tmp_path: Path) -> None:
     write(tmp_path / "in" / "eye", file_of(ophthalmic(phantom())))
     source = Frames(open_source([str(tmp_path / "in")], None), unknown)
@@ -203,6 +220,7 @@ def test_an_object_without_uids_has_a_row_and_no_report(tmp_path: Path) -> None:
     [
         (["--pdf"], "--pdf needs --sr"),
         (["--sr", "{in}/reports"], "lies within the inputs"),
+        (["{in}/**/*.dcm", "--sr", "{in}/reports"], "lies within the inputs"),
         (["--sr", "{out}", "--pseudonymise", "{key}"], "exclude each other"),
     ],
 )
@@ -213,7 +231,9 @@ def test_reports_that_cannot_be(options: list[str], message: str, tmp_path: Path
     places["key"].write_bytes(bytes(32))
     places["key"].chmod(0o600)
     given = [each.format(**places) for each in options]
-    done = CliRunner().invoke(main, ["score", str(places["in"]), "--output", str(tmp_path / "s.csv"), *given])
+    inputs = [] if given[0].startswith("/") else [str(places["in"])]
+    write(places["in"] / "eye.dcm", file_of(ophthalmic(phantom())))
+    done = CliRunner().invoke(main, ["score", *inputs, *given, "--output", str(tmp_path / "s.csv")])
     assert done.exit_code == 2
     assert message in done.output
 
