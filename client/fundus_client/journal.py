@@ -54,6 +54,10 @@ FROM found LEFT JOIN files USING (image_id) LEFT JOIN answers USING (sha256)
 """
 
 
+class OtherVersionError(UsageError):
+    """A journal that another version of this program has begun."""
+
+
 @dataclass(frozen=True)
 class Found:
     """What walking the inputs found: `n_known` of the `n_files` have their row from an earlier run."""
@@ -240,7 +244,8 @@ def open_journal(path: Path, *, fresh: bool) -> Iterator[Journal]:
     with open_database(path, _FORGET if fresh else "") as database:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if not fresh and version not in (0, _VERSION):
-            raise UsageError(f"Another version of fundus-client began '{path}'. Start over with --fresh.")
+            hint = "Start over with --fresh."
+            raise OtherVersionError(f"Another version of fundus-client began '{path}'. {hint}")
         with sqlite_explained(path):
             database.executescript(_SCHEMA)
         yield Journal(path, database)

@@ -19,12 +19,11 @@ from datetime import date
 from pathlib import Path
 
 from fundus_client.dicom.frames import Frames, by_object
-from fundus_client.journal import Journal, journal_path, open_journal
+from fundus_client.journal import Journal, OtherVersionError, journal_path, open_journal
 from fundus_client.run import End, write_table
 from fundus_client.sources.disk import DiskSource
 from fundus_client.sources.ref import Ref
 from fundus_core.ensemble import EnsembleSpec, read_manifest, write_manifest
-from fundus_core.errors import UsageError
 from fundus_core.files import ImageRef, flush
 from fundus_core.rows import ScoreRow
 
@@ -142,7 +141,7 @@ def left_open(root: Path, spool: Path, of_patient: Callable[[str], str]) -> Iter
         try:
             with _opened(mark.parent, spool, read_manifest(mark.parent), of_patient) as day:
                 yield day
-        except UsageError:  # another version of this program has begun its journal
+        except OtherVersionError:
             for path in (mark.parent / OBJECTS).glob("*/*"):
                 _give_back(path, spool)
             mark.unlink()
