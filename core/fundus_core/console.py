@@ -79,7 +79,7 @@ class _Saying(logging.Handler):
 def say_warnings(package: str) -> None:
     """Tell the user what a package of ours logs as a warning."""
     logger = logging.getLogger(package)
-    logger.addHandler(_Saying())
+    logger.handlers = [_Saying()]
     logger.propagate = False
 
 

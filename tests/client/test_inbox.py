@@ -62,6 +62,17 @@ def test_what_is_unfinished_or_no_regular_file_is_left(tmp_path: Path) -> None:
     assert (scan.n_images, scan.n_others, scan.n_unlisted) == (1, 1, 0)
 
 
+def scan_and_peak(folder: Path) -> tuple[inbox.Scan, int]:
+    """Scan, and return the least of three peaks of memory: other threads of the tests allocate too."""
+    peaks = []
+    for _ in range(3):
+        tracemalloc.start()
+        scan = Inbox(folder, settle_s=0).scan({"1-1.jpg"})
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    return scan, min(peaks)
+
+
 def test_the_oldest_come_first_and_memory_does_not_grow_with_their_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,10 +82,8 @@ def test_the_oldest_come_first_and_memory_does_not_grow_with_their_number(
         for number in range(start, stop):
             (tmp_path / f"{number % 7}-{number}.jpg").touch()
             os.utime(tmp_path / f"{number % 7}-{number}.jpg", (0, number))
-        tracemalloc.start()
-        scan = Inbox(tmp_path, settle_s=0).scan({"1-1.jpg"})
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+        scan, peak = scan_and_peak(tmp_path)
+        peaks.append(peak)
         assert ids(scan) == [f"{number % 7}-{number}.jpg" for number in range(51) if number != 1]
         assert scan.n_images == stop
     assert peaks[1] < 1.2 * peaks[0]

@@ -118,6 +118,7 @@ def test_frames_and_refusals_survive_the_way_to_another_machine(tmp_path: Path) 
     assert np.array_equal(decode(photograph.read(DEFAULT_LIMITS)), phantom())
 
 
+@pytest.mark.filterwarnings("ignore:The value for the data element:UserWarning:pydicom")
 def test_a_header_longer_than_what_is_read_first_is_read_whole(tmp_path: Path) -> None:
     made = ophthalmic(phantom(), ImageComments="long " * 100_000)
     write(tmp_path / "eye", file_of(made))

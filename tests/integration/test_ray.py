@@ -21,6 +21,7 @@ from fundus_client.ray_engine import score_on_ray
 from fundus_client.run import Job, score_locally, write_table
 from fundus_client.servers import Servers
 from fundus_client.sources import Ref
+from fundus_core.acquisition import Acquisition
 from fundus_core.files import find_images
 from fundus_core.images import ImageLimits
 from fundus_core.rows import ScoreRow
@@ -48,6 +49,10 @@ class Held:
     @property
     def image_id(self) -> str:
         return self.ref.image_id
+
+    @property
+    def acquisition(self) -> Acquisition | None:
+        return self.ref.acquisition
 
     def size_bytes(self) -> int:
         return self.ref.size_bytes()
