@@ -103,6 +103,7 @@ class Batch:
         except (ServerUnreachableError, BundleError):  # nothing is known of it, and the run ends
             return
         self.memory.record(listed.ref.image_id, listed.stamp, row)
+        self._asked.pop(row.sha256, None)  # not before: else it would be asked again
 
     async def _row(self, ref: Image) -> ScoreRow:
         sha256 = ""
@@ -126,7 +127,6 @@ class Batch:
         """Return the servers' answer; files with the same content that are under way share one request."""
         if sha256 not in self._asked:
             self._asked[sha256] = asyncio.create_task(self.pool.score(data, sha256))
-            self._asked[sha256].add_done_callback(lambda _: self._asked.pop(sha256))
         return await asyncio.shield(self._asked[sha256])
 
     async def _in_thread(self, function: Callable[..., T], argument: object) -> T:
