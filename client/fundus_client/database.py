@@ -1,7 +1,7 @@
 """Small SQLite files of what must not be forgotten: one process has one open, each commit is on the disk."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,20 @@ def open_database(path: Path, script: str) -> Iterator[sqlite3.Connection]:
         yield database
     finally:
         database.close()
+
+
+def change(
+    path: Path, database: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]
+) -> None:
+    """Run a statement with each of `rows`, all of them or none; they are on the disk when this returns.
+
+    Raises:
+        FundusError: the file at `path`, which `database` has open, cannot be written.
+    """
+    if rows:
+        with sqlite_explained(path), database:
+            database.execute("BEGIN")
+            database.executemany(statement, rows)
 
 
 @contextmanager

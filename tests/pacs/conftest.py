@@ -16,8 +16,8 @@ import pytest
 pytest.importorskip("pynetdicom", reason="an archive needs the extra `pacs`")
 
 from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import generate_uid
+from tests.dicom.objects import ophthalmic
 
 from fundus_client.listener import free_port
 from fundus_client.pacs.peer import Peer
@@ -43,20 +43,12 @@ def photograph(
     size_px: int = 16,
 ) -> Dataset:
     """Return a small ophthalmic photograph of nobody; equal UIDs put several into one study or series."""
-    ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID = OP_8_BIT, generate_uid()
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = study_uid or generate_uid(), series_uid or generate_uid()
-    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "No^Body", "0", "", ""
-    ds.StudyDate, ds.StudyTime, ds.AccessionNumber, ds.StudyID = day, "080000", "", "1"
-    ds.ReferringPhysicianName, ds.Modality, ds.SeriesNumber, ds.InstanceNumber = "", modality, 1, 1
-    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
-    ds.Rows = ds.Columns = size_px
-    ds.BitsAllocated = ds.BitsStored = 8
-    ds.HighBit, ds.PixelRepresentation = 7, 0
-    ds.PixelData = np.random.default_rng(0).integers(0, 255, (size_px, size_px, 3), np.uint8).tobytes()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    return ds
+    noise = np.random.default_rng(0).integers(0, 255, (size_px, size_px, 3), np.uint8)
+    uids = {
+        "StudyInstanceUID": study_uid or generate_uid(),
+        "SeriesInstanceUID": series_uid or generate_uid(),
+    }
+    return ophthalmic(noise, **uids, StudyDate=day, Modality=modality, PatientName="No^Body", PatientID="0")
 
 
 def save(objects: Sequence[Dataset], folder: Path) -> list[Path]:

@@ -30,6 +30,16 @@ class Frame:
     n_bytes: int  # decoded
     refusal: ImageError | None = None
 
+    @property
+    def number(self) -> int:
+        """Its number within the object, from 1."""
+        return self.acquisition.frame if self.acquisition else 1
+
+    @property
+    def has_siblings(self) -> bool:
+        """Whether the object has further frames."""
+        return self.image_id != self.ref.image_id
+
     def size_bytes(self) -> int:
         """Return how many bytes it takes in memory at most, 0 where that cannot be told."""
         return max(self.n_bytes, self.ref.size_bytes())
@@ -52,13 +62,9 @@ class Frame:
 
         if self.refusal:
             raise self.refusal
-        number, whole = (
-            self.acquisition.frame if self.acquisition else 1,
-            replace(limits, max_bytes=MAX_BYTES),
-        )
-        several = self.image_id != self.ref.image_id
-        data = _last_read(self.ref, self.stamp(), whole) if several else self.ref.read(whole)
-        return encoded_frame(data, number, limits)
+        whole = replace(limits, max_bytes=MAX_BYTES)
+        data = _last_read(self.ref, self.stamp(), whole) if self.has_siblings else self.ref.read(whole)
+        return encoded_frame(data, self.number, limits)
 
 
 @lru_cache(maxsize=1)

@@ -72,7 +72,7 @@ def write_capture(frame: Frame, picture: Pixels, spec: EnsembleSpec, path: Path)
     Raises:
         OSError: the file cannot be written.
     """
-    number = frame.acquisition.frame if frame.acquisition and frame.image_id != frame.ref.image_id else None
+    number = frame.number if frame.has_siblings else None
     try:
         header = from_head(frame.ref, _header)
         with _no_values_told():

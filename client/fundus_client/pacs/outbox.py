@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from random import uniform
 
-from fundus_client.database import open_database, sqlite_explained
+from fundus_client.database import change, open_database, sqlite_explained
 from fundus_client.pacs.commitment import Outcome
 from fundus_client.pacs.send import Answer, Outgoing, Sender, read_outgoing
 from fundus_client.sources.wanted import MAGIC_END, is_dicom
@@ -83,9 +83,7 @@ class SentLedger:
         self._change("DELETE FROM objects WHERE archive = ? AND outcome = 'refused'", [(archive,)])
 
     def _change(self, statement: str, rows: list[tuple[object, ...]]) -> None:
-        with sqlite_explained(self.path), self._database:
-            self._database.execute("BEGIN")
-            self._database.executemany(statement, rows)
+        change(self.path, self._database, statement, rows)
 
 
 @contextmanager

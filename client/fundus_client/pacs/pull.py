@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from fundus_client.database import open_database, sqlite_explained
+from fundus_client.database import change, open_database, sqlite_explained
 from fundus_client.pacs.archive import Archive, ArchiveRefusesError, Query, Series
 from fundus_client.pacs.spool import GIB, Stored
 from fundus_core.errors import FundusError, PacsError, PacsUnreachableError, UsageError
@@ -191,8 +191,8 @@ class Pull:
         return bool(found and series.n_objects)
 
     def _remember(self, series: Series) -> None:
-        with sqlite_explained(self.folder / LEDGER), self._ledger:
-            self._ledger.execute("INSERT OR REPLACE INTO pulled VALUES (?, ?, ?)", self._key(series))
+        statement = "INSERT OR REPLACE INTO pulled VALUES (?, ?, ?)"
+        change(self.folder / LEDGER, self._ledger, statement, [self._key(series)])
 
     def _key(self, series: Series) -> tuple[str, str, int]:
         return self.uid_of(series.study_uid), self.uid_of(series.series_uid), series.n_objects

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fundus_client.database import open_database, sqlite_explained
+from fundus_client.database import change, open_database, sqlite_explained
 from fundus_core.errors import UsageError
 
 _SCHEMA = """
@@ -96,10 +96,7 @@ class Ledger:
         self._change("INSERT INTO owner VALUES (?)", [(inbox,)])
 
     def _change(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        if rows:
-            with sqlite_explained(self.path), self._database:
-                self._database.execute("BEGIN")
-                self._database.executemany(statement, rows)
+        change(self.path, self._database, statement, rows)
 
 
 @contextmanager

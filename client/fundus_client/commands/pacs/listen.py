@@ -8,10 +8,9 @@ from typing import TextIO
 
 import click
 
-from fundus_client.commands.options import FILE, FOLDER, PORT, REPOSITORY, SECONDS, URLS, WAIT
-from fundus_client.commands.pacs.options import AET, PEER, WEB, sender_to
+from fundus_client.commands.options import FILE, FOLDER, REPOSITORY, SECONDS, URLS, WAIT
+from fundus_client.commands.pacs.options import AET, HOST, MIN_FREE, OUR_PORT, PEER, WEB, sender_to
 from fundus_client.dicom.frames import unknown
-from fundus_client.listener import LOOPBACK
 from fundus_client.member import Patience
 from fundus_client.servers import scoring_servers
 from fundus_client.watching.events import EventLog
@@ -34,14 +33,14 @@ Exit codes: 0 ended by SIGTERM or Ctrl-C, 1 fatal, 2 usage. Whoever is away is w
 @PEER
 @WEB
 @AET
-@click.option("--host", default=LOOPBACK, help="Address to listen on; without TLS.")
-@click.option("--port", default=11112, type=PORT, help="Port to listen on.")
+@HOST
+@OUR_PORT
 @click.option("--allow", "callers", multiple=True, help="AE title that may send; repeatable. [default: any]")
 @click.option(
     "--commit-to", multiple=True, help="AET@host:port of who asks for storage commitment; repeatable."
 )
 @click.option("--associations", default=8, type=click.IntRange(1), help="Senders at most at the same time.")
-@click.option("--min-free", default=1.0, type=click.FloatRange(0), help="GiB of the disk to leave free.")
+@MIN_FREE
 @click.option("--quiet", "quiet_s", default=60.0, type=SECONDS, help="Seconds of silence that end a study.")
 @click.option("--keep", "keep_days", default=30, type=click.IntRange(1), help="Days that objects are kept.")
 @click.option("--pdf", "with_pdf", is_flag=True, help="Send a page for people beside each report.")

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fundus_client.commands.options import SECONDS
+from fundus_client.commands.options import PORT, SECONDS
+from fundus_client.listener import LOOPBACK
 from fundus_core.errors import MissingExtraError, UsageError
 from fundus_core.tls import Tls
 
@@ -14,6 +15,19 @@ if TYPE_CHECKING:  # pynetdicom takes 0.5 s, and most commands connect to no arc
 PEER = click.option("--peer", help="The archive by DIMSE: AET@host:port, such as ORTHANC@pacs:4242.")
 WEB = click.option("--web", help="The archive by DICOMweb instead: https://pacs/dicom-web.")
 AET = click.option("--aet", default="FUNDUS", show_default=True, help="Our own AE title.")
+HOST = click.option(
+    "--host", default=LOOPBACK, show_default=True, help="Our address that is called; 0.0.0.0: all of ours."
+)
+OUR_PORT = click.option(
+    "--port", default=11112, show_default=True, type=PORT, help="Our port that is called; without TLS."
+)
+MIN_FREE = click.option(
+    "--min-free",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="GiB that stay free on the disk.",
+)
 TIMEOUT = click.option(
     "--timeout", default=60.0, show_default=True, type=SECONDS, help="Seconds to wait for one answer."
 )

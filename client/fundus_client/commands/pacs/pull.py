@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fundus_client.commands.options import FILE, PORT
-from fundus_client.commands.pacs.options import AET, PEER, TIMEOUT, WEB
-from fundus_client.listener import LOOPBACK
+from fundus_client.commands.options import FILE
+from fundus_client.commands.pacs.options import AET, HOST, MIN_FREE, OUR_PORT, PEER, TIMEOUT, WEB
 from fundus_core.console import progress_bar, say, tls_options
 from fundus_core.errors import EXIT_SOME_FAILED, MissingExtraError, UsageError
 from fundus_core.pseudonyms import Pseudonyms, read_key
@@ -53,14 +52,14 @@ def _day(text: str) -> date:
 @PEER
 @WEB
 @AET
-@click.option("--host", default=LOOPBACK, help="Our address that --peer sends to; 0.0.0.0: all of ours.")
-@click.option("--port", default=11112, type=PORT, help="Our port that --peer sends to.")
+@HOST
+@OUR_PORT
 @click.option("--allow", "allowed", multiple=True, help="AE title that may send. [default: that of --peer]")
 @tls_options
 @TIMEOUT
 @click.option("--rate", default=0.0, type=click.FloatRange(0), help="Objects a second at most; 0: no limit.")
 @click.option("--hours", help="Ask the archive at these hours only, such as 20-06. [default: always]")
-@click.option("--min-free", default=1.0, type=click.FloatRange(0), help="GiB that stay free on the disk.")
+@MIN_FREE
 @click.option(
     "--deidentify", "key", type=FILE, help="Keep de-identified copies only, under the key in this file."
 )

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from fundus_client.commands.options import FOLDER, PORT
-from fundus_client.commands.pacs.options import AET, PEER, TIMEOUT, WEB, sender_to
-from fundus_client.listener import LOOPBACK
+from fundus_client.commands.options import FOLDER
+from fundus_client.commands.pacs.options import AET, HOST, OUR_PORT, PEER, TIMEOUT, WEB, sender_to
 from fundus_core.console import progress_bar, tls_options
 from fundus_core.errors import EXIT_RETRY_LATER, EXIT_SOME_FAILED, UsageError
 from fundus_core.tls import Tls
@@ -51,11 +50,11 @@ def _seconds(text: str) -> float:
     metavar="DURATION",
     help="Try so long where the archive is away or busy.",
 )
-@click.option("--commit", is_flag=True, help="Then ask --peer for storage commitment.")
 @click.option(
-    "--host", default=LOOPBACK, help="Our address that --commit is answered at; 0.0.0.0: all of ours."
+    "--commit", is_flag=True, help="Then ask --peer for storage commitment; it answers at --host and --port."
 )
-@click.option("--port", default=11112, type=PORT, help="Our port that --commit is answered at.")
+@HOST
+@OUR_PORT
 @TIMEOUT
 def send(
     folder: Path,
