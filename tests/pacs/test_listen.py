@@ -7,11 +7,14 @@ import io
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
+from click.testing import CliRunner
 
 pytest.importorskip("pynetdicom", reason="an archive needs the extra `pacs`")
 
@@ -22,6 +25,7 @@ from tests.pacs.conftest import Orthanc, program
 from tests.pacs.photographs import SECRETS, photograph
 from tests.pacs.test_night import reported
 
+from fundus_client.cli import main
 from fundus_client.dicom.frames import Frames, unknown
 from fundus_client.embedded import EmbeddedServer
 from fundus_client.listener import free_port
@@ -33,6 +37,7 @@ from fundus_client.pacs.studies import Studies
 from fundus_client.servers import RemoteEndpoint
 from fundus_client.watching.events import EventLog
 from fundus_core.ensemble import ENSEMBLE_MODEL
+from fundus_core.errors import UsageError
 
 if importlib.util.find_spec("pytriton") is None:
     pytest.skip("needs the extra `embedded`: the wheel's tritonserver", allow_module_level=True)
@@ -165,3 +170,20 @@ def test_what_was_acknowledged_has_one_report_or_one_reason_although_all_is_kill
 def test_a_stranger_is_refused(service: Service, tmp_path: Path) -> None:
     assert send(service, tmp_path / "in", 0, 1, caller="STRANGER") == []
     assert not list(service.folder.glob("spool/*/*"))
+
+
+@pytest.mark.parametrize(("option", "is_encrypted"), [("--tls-ca", False), ("--archive-ca", True)])
+def test_the_tls_of_the_servers_is_not_that_of_the_archive(
+    option: str, is_encrypted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def refuse(*arguments: object) -> None:
+        asked.extend(arguments)
+        raise UsageError("That is all.")
+
+    monkeypatch.setattr(sys.modules["fundus_client.commands.pacs.listen"], "sender_to", refuse)
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    line = ["pacs", "listen", str(tmp_path), "--peer", "A@b:104", option, str(tmp_path / "ca.pem")]
+    assert CliRunner().invoke(main, line).exit_code == 2
+    assert (asked[3] is not None) == is_encrypted

@@ -33,6 +33,9 @@ Exit codes: 0 ended by SIGTERM or Ctrl-C, 1 fatal, 2 usage. Whoever is away is w
 @PEER
 @WEB
 @AET
+@click.option(
+    "--archive-ca", type=FILE, help="PEM of the authority that the archive is trusted by: turns TLS on there."
+)
 @HOST
 @OUR_PORT
 @click.option("--allow", "callers", multiple=True, help="AE title that may send; repeatable. [default: any]")
@@ -58,6 +61,7 @@ def listen(
     peer: str | None,
     web: str | None,
     aet: str,
+    archive_ca: Path | None,
     host: str,
     port: int,
     callers: tuple[str, ...],
@@ -84,7 +88,7 @@ def listen(
     one for each day and bundle. Nothing is lost when a process, a server or the archive dies: what is missing
     is done when they are back. Each line of the log is a JSON object, without names of people.
     """
-    sender = sender_to(peer, web, aet, tls, timeout)
+    sender = sender_to(peer, web, aet, Tls(archive_ca) if archive_ca else None, timeout)
     from fundus_client.dicom.evidence import Kind
     from fundus_client.pacs.listen import Rooms, Scoring, Sending
     from fundus_client.pacs.outbox import LEDGER, Outbox, open_sent_ledger
