@@ -208,3 +208,6 @@ def test_a_day_that_another_version_began_goes_back_and_its_table_stays(places: 
     assert list(left_open(days, spool, unknown)) == []
     assert len(list(spool.rglob("*.dcm"))) == len(table(day.folder)) == 3
     assert not (day.folder / OPEN).exists()
+    with open_day(days, spool, SPEC, unknown, TODAY) as again:
+        assert again.folder == day.folder
+        assert ids(again) == []

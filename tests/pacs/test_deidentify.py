@@ -228,7 +228,7 @@ def test_bytes_behind_the_pixels_go() -> None:
     ("changes", "reason"),
     [
         ({"BurnedInAnnotation": "YES"}, "burned"),
-        ({"SOPClassUID": SecondaryCaptureImageStorage}, "burned"),
+        ({"SOPClassUID": SecondaryCaptureImageStorage, "BurnedInAnnotation": ""}, "burned"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.33"}, "no photograph"),
         ({"PixelData": b"\0\0"}, "cut off"),
         ({"Rows": 65535, "Columns": 65535}, "memory"),

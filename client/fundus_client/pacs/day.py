@@ -132,7 +132,7 @@ def left_open(root: Path, spool: Path, of_patient: Callable[[str], str]) -> Iter
     """Yield, settled, each folder that a process left open when it ended; then it is closed.
 
     Of a folder that another version of this program has begun, all objects go back into the spool and are
-    scored again; its table stays.
+    scored again; its table stays until the same day writes it anew.
 
     Raises:
         FundusError: another process has it open, or the disk is full.
@@ -144,6 +144,8 @@ def left_open(root: Path, spool: Path, of_patient: Callable[[str], str]) -> Iter
         except OtherVersionError:
             for path in (mark.parent / OBJECTS).glob("*/*"):
                 _give_back(path, spool)
+            for path in mark.parent.glob(f"{TABLE}.journal*"):  # SQLite's own files beside it too
+                path.unlink()
             mark.unlink()
 
 
