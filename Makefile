@@ -3,7 +3,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test check benchmark clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,6 +20,9 @@ test: check  ## set up everything, check the code and run all tests
 check: .venv/dev  ## lint, format, types and import rules only
 	$(BIN)/pre-commit run --all-files
 
+benchmark: .venv/benchmark  ## measure speed on a quiet machine, on phantoms or with IMAGES=folder; see docs/performance.md
+	$(BIN)/python benchmarks/speed.py $(if $(IMAGES),--images '$(IMAGES)')
+
 clean:  ## remove the environment and everything that was made
 	rm -rf .venv demo dist
 
@@ -33,4 +36,8 @@ clean:  ## remove the environment and everything that was made
 
 .venv/dev: .venv/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+.venv/benchmark: .venv/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev,benchmark]'
 	touch $@

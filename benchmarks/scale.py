@@ -9,7 +9,7 @@ Measured, all of it on this machine:
   local engine; and the seconds until that first block;
 - driver: images/s that go into the journal, to Ray, from there into the journal and into the table; the
   driver's memory, and the bytes of each row on the disk.
-The plan takes the images/s of a machine from benchmarks/results/serving.json where none are given.
+The plan takes the images/s of a machine from benchmarks/results/speed.json where none are given.
 """
 
 import argparse
@@ -170,10 +170,10 @@ def seconds(function: Callable[..., Any], *arguments: object) -> float:
 def plan(arguments: argparse.Namespace) -> None:
     """Print the formulas of docs/scale.md with the measured figures in them."""
     scale = json.loads((RESULTS / "scale.json").read_text())
-    serving = json.loads((RESULTS / "serving.json").read_text())
+    speeds = json.loads((RESULTS / "speed.json").read_text())["ensembles"]["reference"]["images_per_s"]
     n, driver = arguments.images, scale["driver"]
     size = block_size(n)
-    alone = arguments.images_per_s or statistics.median(serving["images_per_s"]["fundus-client score"])
+    alone = arguments.images_per_s or statistics.median(speeds["fundus-client score, fp32"]["1900 px"])
     speed = 1 / (1 / alone + scale["block_s"] / size)
     before_s = n / driver["images/s found"] + n / driver["images/s given to Ray"]
     after_s = n / driver["images/s written as csv"]

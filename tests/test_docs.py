@@ -94,7 +94,7 @@ def test_every_exit_code_is_explained() -> None:
 
 def test_every_key_of_run_json_is_explained() -> None:
     summary = RunSummary(1, 1, 0, 0, {}, 1.0)
-    record = run_record({}, bare_spec(1), summary, Findings((), None))
+    record = run_record({}, bare_spec(1), summary, Findings(1.0, (), None))
     assert first_column(section("run.json")) == list(record)
     for name in (*record["counts"], *record["bundle"]):
         assert f"`{name}`" in section("run.json")

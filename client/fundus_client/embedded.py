@@ -90,7 +90,10 @@ class EmbeddedServer:
 def embedded_server(
     repository: Path, *, listener: Listener | None = None, ready_timeout_s: float = 120.0
 ) -> Iterator[EmbeddedServer]:
-    """Serve a model repository while the block runs; without `listener`: gRPC on a free port of 127.0.0.1.
+    """Serve a model repository while the block runs.
+
+    Without `listener`: gRPC on a free port of 127.0.0.1, for this process alone. Such a server ends with the
+    block, without the 2 s that it takes to wait for answers and to unload its models.
 
     Raises:
         BundleError: there is no such folder.
@@ -99,8 +102,10 @@ def embedded_server(
     if not repository.is_dir():
         raise BundleError(f"There is no model repository at {repository}. Check the path, or export one.")
     wheel = find_wheel()
+    exit_timeout_s = supervisor.EXIT_TIMEOUT_S if listener else 0
     for attempt in range(1, _PORT_ATTEMPTS + 1):
-        with _running(wheel, repository.resolve(), listener or Listener(Ports(free_port()))) as server:
+        place = listener or Listener(Ports(free_port()))
+        with _running(wheel, repository.resolve(), place, exit_timeout_s) as server:
             try:
                 _wait_until_ready(server, ready_timeout_s)
             except PortTakenError:
@@ -112,14 +117,17 @@ def embedded_server(
 
 
 @contextmanager
-def _running(wheel: "Wheel", repository: Path, listener: Listener) -> Iterator[EmbeddedServer]:
+def _running(
+    wheel: "Wheel", repository: Path, listener: Listener, exit_timeout_s: int
+) -> Iterator[EmbeddedServer]:
     """Start the supervisor, and through it the server, in a temporary folder of their own."""
     listener.check_free()
     with tempfile.TemporaryDirectory(prefix="fundus-triton-", ignore_cleanup_errors=True) as folder:
         runtime = Path(folder)
         wheel.link_backend(runtime / "backends" / "python")
         _link_models(repository, runtime / MODELS)
-        command = [str(wheel.folder / "bin" / "tritonserver"), *_flags(listener, runtime)]
+        flags = _flags(listener, runtime, exit_timeout_s)
+        command = [str(wheel.folder / "bin" / "tritonserver"), *flags]
         server = EmbeddedServer(listener, runtime, _spawn(command, runtime, wheel.environment()))
         try:
             yield server
@@ -140,14 +148,14 @@ def _link_models(repository: Path, target: Path) -> None:
             place.symlink_to(path)
 
 
-def _flags(listener: Listener, runtime: Path) -> list[str]:
+def _flags(listener: Listener, runtime: Path, exit_timeout_s: int) -> list[str]:
     flags = {
         "id": runtime.name,
         "model-repository": runtime / MODELS,
         "model-config-name": "embedded",
         "backend-directory": runtime / "backends",
         "backend-config": f"python,shm-region-prefix-name={runtime.name}",
-        "exit-timeout-secs": supervisor.EXIT_TIMEOUT_S,
+        "exit-timeout-secs": exit_timeout_s,
         "grpc-infer-allocation-pool-size": 0,  # else memory stays as large as the largest requests ever were
         **listener.flags(),
     }
@@ -236,7 +244,8 @@ class Wheel:
             "PATH": [Path(sys.executable).parent, os.environ.get("PATH")],
         }
         joined = {name: os.pathsep.join(str(x) for x in values if x) for name, values in folders.items()}
-        return {**os.environ, **joined}
+        # Preprocessing answers several images at once, so that a product of matrices must not take all cores.
+        return {**os.environ, "OPENBLAS_NUM_THREADS": "1", **joined}
 
 
 def find_wheel() -> Wheel:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Never
 
 import numpy as np
 
@@ -91,22 +92,21 @@ class Journal:
             self._database.execute("COMMIT")
             return Found(self._count("found"), n_known)
 
-    def belongs_to(self, spec: EnsembleSpec) -> None:
+    def belongs_to(self, spec: EnsembleSpec, *, adaptive: bool = False) -> None:
         """Take the bundle that answers from now on; an empty journal belongs to none yet.
 
         Raises:
             BundleError: it holds the answers of another bundle.
+            UsageError: it holds answers of all folds, and now fewer are asked (`adaptive`), or the other way.
         """
+        digest = f"{spec.digest} adaptive" if adaptive else spec.digest
         with self._explained():
             earlier = self._database.execute("SELECT digest, title FROM bundle").fetchone()
-            if earlier and earlier[0] != spec.digest and self._count("answers"):
-                hint = "Serve it again, choose another --output, or start over with --fresh."
-                raise BundleError(
-                    f"'{self.path}' holds answers of {earlier[1]}, and now {spec.title} is served. {hint}"
-                )
+            if earlier and earlier[0] != digest and self._count("answers"):
+                self._refuse(earlier[0], earlier[1], spec)
             self._n_labels = len(spec.labels)
             self._database.execute("DELETE FROM bundle")
-            self._database.execute("INSERT INTO bundle VALUES (?, ?)", (spec.digest, spec.title))
+            self._database.execute("INSERT INTO bundle VALUES (?, ?)", (digest, spec.title))
 
     def forget(self, file_ids: Iterable[str]) -> None:
         """Take these files, and their frames, back from the inputs of this run."""
@@ -219,6 +219,14 @@ class Journal:
         numbers = (tuple(mean), tuple(map(tuple, folds)))
         quality = Quality.from_vector(np.frombuffer(measured, "<f4")) if measured else None
         return ScoreRow(name, sha256 or "", "scored", "", *numbers, quality, known)
+
+    def _refuse(self, digest: str, title: str, spec: EnsembleSpec) -> Never:
+        ways_out = "choose another --output, or start over with --fresh."
+        if digest.partition(" ")[0] != spec.digest:
+            holds = f"holds answers of {title}, and now {spec.title} is served"
+            raise BundleError(f"'{self.path}' {holds}. Serve it again, {ways_out}")
+        was, option = ("adaptive", "with") if " " in digest else ("full", "without")
+        raise UsageError(f"'{self.path}' holds {was} answers. Go on {option} --adaptive, {ways_out}")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -44,6 +44,7 @@ class Pool:
     servers: Sequence[Server]
     patience: Patience
     model: str
+    adaptive: bool = False  # whether an image is answered by no more folds than its decision takes
     bundle: EnsembleSpec | None = None
     lost: Exception | None = None  # why nobody answers any more
     _waiting: list[asyncio.Future[None]] = field(default_factory=list)
@@ -125,7 +126,12 @@ class Pool:
         address = await asyncio.to_thread(server.endpoint.address, anew=anew)
         wait_s, tls = min(_ATTEMPT_S, self.patience.ready_s), server.endpoint.tls
         async with connect(
-            address, ready_timeout_s=wait_s, timeout_s=self.patience.answer_s, tls=tls, model=self.model
+            address,
+            ready_timeout_s=wait_s,
+            timeout_s=self.patience.answer_s,
+            tls=tls,
+            model=self.model,
+            adaptive=self.adaptive,
         ) as scorer:
             self._check_bundle(scorer, address)
             if broke:
@@ -241,7 +247,11 @@ class Pool:
 
 @asynccontextmanager
 async def open_pool(
-    endpoints: Sequence[Endpoint], patience: Patience, model: str = ENSEMBLE_MODEL
+    endpoints: Sequence[Endpoint],
+    patience: Patience,
+    model: str = ENSEMBLE_MODEL,
+    *,
+    adaptive: bool = False,
 ) -> AsyncIterator[Pool]:
     """Connect to all servers, wait for the first, and keep the connections while the block runs.
 
@@ -249,7 +259,7 @@ async def open_pool(
         FundusError: no server got ready in time, or none of them serves a fundus ensemble.
     """
     servers = [Server(endpoint, Window(patience.in_flight, patience.answer_s)) for endpoint in endpoints]
-    pool = Pool(servers, patience, model)
+    pool = Pool(servers, patience, model, adaptive)
     keepers = [asyncio.create_task(pool.keep(server)) for server in servers]
     try:
         await pool.until_ready()

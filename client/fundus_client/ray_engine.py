@@ -94,7 +94,8 @@ class _Actor:
         if not self._endpoints:
             serving = scoring_servers(given.urls, given.repository, given.patience.ready_s, given.tls)
             self._endpoints = self._stack.enter_context(serving)
-        async with open_pool(self._endpoints, given.patience, given.model) as pool:
+        opened = open_pool(self._endpoints, given.patience, given.model, adaptive=given.adaptive)
+        async with opened as pool:
             await Batch(pool, notes).run(refs)
             return pool.spec, pool.lost
 

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fundus_client.batch import Batch
 from fundus_client.journal import Found, Journal
 from fundus_client.member import Endpoint
@@ -110,7 +112,8 @@ def score_locally(job: Job, servers: Servers) -> End:
 
     async def run(endpoints: Sequence[Endpoint]) -> End:
         with sigterm_cancels():
-            async with open_pool(endpoints, servers.patience, servers.model) as pool:
+            opened = open_pool(endpoints, servers.patience, servers.model, adaptive=servers.adaptive)
+            async with opened as pool:
                 job.begin(pool.spec)
                 await score_missing(pool, job)
                 return End(pool.spec, pool.lost)
@@ -200,8 +203,13 @@ def calibrators_of(spec: EnsembleSpec) -> tuple[Calibrator, ...]:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the table says as a whole: how its images differ from the training's, and how right it is."""
+    """What the table says as a whole: how its images differ from the training's, and how right it is.
 
+    Args:
+        folds_per_image: how many folds answered a scored image, on average; None where none was scored.
+    """
+
+    folds_per_image: float | None
     shift: tuple[Shift, ...]
     evaluation: Evaluation | None  # None without labels
 
@@ -214,7 +222,9 @@ def judge_output(output: Path, labels: LabelTable | None, spec: EnsembleSpec) ->
     """
     table = read_scores(output)
     evaluation = evaluate(join(table, labels), spec.thresholds) if labels else None
-    return Findings(shifts(spec.training, table, spec.labels), evaluation)
+    n_answers = (~np.isnan(table.fold_probability[table.scored, :, 0])).sum(axis=1)
+    folds_per_image = float(n_answers.mean()) if len(n_answers) else None
+    return Findings(folds_per_image, shifts(spec.training, table, spec.labels), evaluation)
 
 
 def run_json_path(output: Path) -> Path:
@@ -234,6 +244,7 @@ def run_record(
         "thresholds": dict(zip(spec.labels, spec.thresholds, strict=True)),
         "counts": asdict(summary) | {"n_failed": summary.n_failed},
         "images_per_s": summary.images_per_s,
+        "folds_per_image": findings.folds_per_image,
         "shift": [asdict(each) for each in findings.shift],
         "evaluation": findings.evaluation and findings.evaluation.to_json(),
         "versions": versions_of("fundus-triton", "numpy", "grpcio", "tritonclient"),

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from fundus_core.ensemble import (
+    ADAPTIVE_MODEL,
     BUNDLE,
+    BUSY,
     ENSEMBLE_MODEL,
     FOLD_PROBABILITY,
     IMAGE,
@@ -54,7 +56,10 @@ _OPTIONS = [
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The ensemble's answer to one image: `probability` (K,) is the mean of `fold_probability` (F, K)."""
+    """The ensemble's answer to one image: `probability` (K,) is the mean of `fold_probability` (F, K).
+
+    A fold that was not asked is NaN there, and not in the mean.
+    """
 
     probability: tuple[float, ...]
     fold_probability: tuple[tuple[float, ...], ...]
@@ -98,7 +103,8 @@ class Scorer:
             )
         n_folds, n_labels = len(self.spec.folds), len(self.spec.labels)
         probability = _probabilities(content.get(PROBABILITY, b""), (n_labels,))
-        folds = _probabilities(content.get(FOLD_PROBABILITY, b""), (n_folds, n_labels))
+        gaps = self.model.startswith(ADAPTIVE_MODEL)
+        folds = _probabilities(content.get(FOLD_PROBABILITY, b""), (n_folds, n_labels), gaps=gaps)
         quality = _quality(content.get(QUALITY, b""))
         return Prediction(tuple(probability.tolist()), tuple(map(tuple, folds.tolist())), quality)
 
@@ -111,18 +117,26 @@ async def connect(
     timeout_s: float,
     tls: Tls | None = None,
     model: str = ENSEMBLE_MODEL,
+    adaptive: bool = False,
 ) -> AsyncIterator[Scorer]:
     """Wait until the server at "host:port" is ready, and give a scorer that knows its ensemble.
+
+    With `adaptive` each image is answered by no more folds than its decision takes.
 
     Raises:
         ServerUnreachableError: not ready within `ready_timeout_s`; its subclass says that client and server
             don't agree on TLS.
-        BundleError: the server serves no fundus ensemble, or one of an earlier form.
+        BundleError: the server serves no fundus ensemble, one of an earlier form, or with `adaptive` one that
+            does not know when to stop.
     """
     async with _channel(address, tls) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         await _wait_until_ready(stub, address, tls, ready_timeout_s)
         own, spec = await _read_model(stub, address, model)
+        if adaptive and not spec.adaptive:
+            hint = "Leave --adaptive out, or export the ensemble again."
+            raise BundleError(f"Nothing shows when fewer folds of {spec.title} are enough. {hint}")
+        own = own.replace(ENSEMBLE_MODEL, ADAPTIVE_MODEL) if adaptive else own
         # Bytes, not messages: else gRPC copies each image twice more.
         ask = channel.unary_unary(_METHOD, response_deserializer=service_pb2.ModelInferResponse.FromString)
         yield Scorer(spec, spec.digest, own, timeout_s, ask)
@@ -198,9 +212,10 @@ def _varint(number: int) -> bytes:
     return bytes((*groups, number))
 
 
-def _probabilities(content: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _probabilities(content: bytes, shape: tuple[int, ...], *, gaps: bool = False) -> NDArray[np.float32]:
     values = np.frombuffer(content, "<f4")
-    if values.size != np.prod(shape) or not ((values >= 0) & (values <= 1)).all():
+    is_right = (values >= 0) & (values <= 1) | (np.isnan(values) & gaps)
+    if values.size != np.prod(shape) or not is_right.all():
         raise ServerError(f"The server's answer is no {shape} of probabilities. Check its models.")
     return values.reshape(shape)
 
@@ -213,9 +228,8 @@ def _quality(content: bytes) -> Quality:
 
 
 def _is_busy(error: grpc.aio.AioRpcError) -> bool:
-    said = ("queue size", "Request timeout expired")  # full, or the request waited in it for too long
     return error.code() == grpc.StatusCode.UNAVAILABLE and any(
-        words in (error.details() or "") for words in said
+        words in (error.details() or "") for words in BUSY
     )
 
 

@@ -17,13 +17,17 @@ from fundus_core.tls import Tls
 
 @dataclass(frozen=True)
 class Servers:
-    """Whom to ask: the servers at `urls`, or without any an embedded one on `repository`."""
+    """Whom to ask: the servers at `urls`, or without any an embedded one on `repository`.
+
+    With `adaptive` they ask no more folds of an image than its decision takes.
+    """
 
     urls: Sequence[str]
     repository: Path | None
     tls: Tls | None
     patience: Patience
     model: str = ENSEMBLE_MODEL
+    adaptive: bool = False
 
 
 @dataclass(frozen=True)

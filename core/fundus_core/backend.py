@@ -1,10 +1,11 @@
 """The models that Triton's Python backend runs; each `model.py` of the repository imports one of them.
 
-`PreprocessModel` serves everywhere. `OnnxModel` stands in for the onnxruntime backend in the server of the
-PyPI wheel, which has none. Only this module may touch `triton_python_backend_utils`, which exists inside the
-server alone.
+`PreprocessModel` and `AdaptiveModel` serve everywhere. `OnnxModel` stands in for the onnxruntime backend in
+the server of the PyPI wheel, which has none. Only this module may touch `triton_python_backend_utils`, which
+exists inside the server alone.
 """
 
+import asyncio
 import json
 import os
 from collections.abc import Sequence
@@ -15,8 +16,23 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fundus_core.ensemble import BUNDLE, DIGEST_PARAMETER, IMAGE, PIXELS, QUALITY
-from fundus_core.errors import BundleError, ImageError
+from fundus_core.adaptive import Stopping
+from fundus_core.ensemble import (
+    ADAPTIVE_MODEL,
+    AVERAGE_MODEL,
+    BUNDLE,
+    BUSY,
+    DIGEST_PARAMETER,
+    FOLD_PROBABILITY,
+    IMAGE,
+    PIXELS,
+    PREPROCESS_MODEL,
+    PROBABILITY,
+    QUALITY,
+    STOPPING_PARAMETER,
+    fold_model,
+)
+from fundus_core.errors import IMAGE_REASONS, BundleError, ImageError
 from fundus_core.preprocess import PreprocessSpec, see
 from fundus_core.schema import build
 
@@ -97,3 +113,73 @@ class OnnxModel:
         feed = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}
         results = zip(self._outputs, self._session.run(self._outputs, feed), strict=True)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in results])
+
+
+class _RefusedError(Exception):
+    """A model that was asked answered with an error: its message."""
+
+
+class AdaptiveModel:
+    """`image` BYTES [1] -> what the ensemble answers, but NaN for each fold that was not asked.
+
+    `probability` is the mean of the asked folds; where all are asked it is the ensemble's, to the bit. An
+    image that a model refuses has that model's error.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read from the model's config when to stop."""
+        parameter = json.loads(_parameter(args["model_config"], STOPPING_PARAMETER))
+        self._stopping = build(Stopping, parameter, BundleError, STOPPING_PARAMETER)
+        self._suffix = args["model_name"].removeprefix(ADAPTIVE_MODEL)  # the bundle's, in a live repository
+
+    async def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Return one response per request; they don't wait for each other."""
+        return await asyncio.gather(*map(self._answer, requests))
+
+    async def _answer(self, request: Any) -> Any:
+        import triton_python_backend_utils as pb_utils
+
+        try:
+            image = pb_utils.get_input_tensor_by_name(request, IMAGE)
+            pixels, *seen = await self._ask(PREPROCESS_MODEL, [image], [PIXELS, QUALITY, BUNDLE])
+            return pb_utils.InferenceResponse([*await self._probabilities(pixels), *seen])
+        except _RefusedError as refusal:
+            error = pb_utils.TritonError(str(refusal), getattr(pb_utils.TritonError, code_of(str(refusal))))
+            return pb_utils.InferenceResponse(error=error)
+
+    async def _probabilities(self, pixels: Any) -> list[Any]:
+        """Return the tensors `probability` and `fold_probability`."""
+        import triton_python_backend_utils as pb_utils
+
+        asked: list[Any] = []  # (B, K) each
+        while not asked or not self._stopping.is_decided(np.stack(asked, axis=1)).all():
+            (answer,) = await self._ask(fold_model(len(asked)), [pixels], [PROBABILITY])
+            asked.append(answer.as_numpy().copy())  # the tensor takes its memory with it
+        if len(asked) == self._stopping.n_folds:
+            each = [pb_utils.Tensor(fold_model(index), answer) for index, answer in enumerate(asked)]
+            return await self._ask(AVERAGE_MODEL, each, [PROBABILITY, FOLD_PROBABILITY])
+        n_left = self._stopping.n_folds - len(asked)
+        folds = np.stack([*asked, *[np.full_like(asked[0], np.nan)] * n_left], axis=1)
+        mean = np.mean(asked, axis=0, dtype=np.float32)
+        return [pb_utils.Tensor(PROBABILITY, mean), pb_utils.Tensor(FOLD_PROBABILITY, folds)]
+
+    async def _ask(self, model: str, inputs: list[Any], outputs: list[str]) -> list[Any]:
+        import triton_python_backend_utils as pb_utils
+
+        request = pb_utils.InferenceRequest(
+            model_name=model + self._suffix,
+            inputs=inputs,
+            requested_output_names=outputs,
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        )
+        response = await request.async_exec()
+        if response.has_error():
+            raise _RefusedError(response.error().message())
+        return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
+
+
+def code_of(message: str) -> str:
+    """Return the code of an error of another model, which tritonserver 2.51 does not pass on."""
+    if any(f"{reason}: " in message for reason in IMAGE_REASONS):
+        return "INVALID_ARG"
+    return "UNAVAILABLE" if any(words in message for words in BUSY) else "INTERNAL"

@@ -17,7 +17,9 @@ from dataclasses import asdict
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
+from fundus_core.adaptive import Adaptive, Stopping
 from fundus_core.ensemble import (
+    ADAPTIVE_MODEL,
     AVERAGE_MODEL,
     BUNDLE,
     DIGEST_PARAMETER,
@@ -29,12 +31,14 @@ from fundus_core.ensemble import (
     PREPROCESS_MODEL,
     PROBABILITY,
     QUALITY,
+    STOPPING_PARAMETER,
     EnsembleSpec,
     fold_model,
 )
 from fundus_core.quality import MEASURES
 from fundus_core.serving import Serving
 
+ANSWER = (PROBABILITY, FOLD_PROBABILITY, QUALITY, BUNDLE)
 CONFIG = "config.pbtxt"
 EMBEDDED = "embedded"
 TENSORRT = "tensorrt"
@@ -44,9 +48,11 @@ ENGINE_CACHE = "/tmp/fundus-engines"  # noqa: S108  inside the container, on its
 HEADER = (
     "# Rendered by `fundus-export` from manifest.json and serving.json; changes are lost at the next time.\n"
 )
+ADAPTIVE_INSTANCES = 4  # each waits for the last image of its batch while the others work
 MODEL_PY = {
     "PreprocessModel": "Answers `image` with `pixels` and more; the code is shared with training.",
     "OnnxModel": "Runs model.onnx in a server that has no onnxruntime backend (configs/embedded.pbtxt).",
+    "AdaptiveModel": "Answers as the ensemble, with no more folds than a decision takes.",
 }
 
 
@@ -60,6 +66,9 @@ def _files(spec: EnsembleSpec, serving: Serving) -> Iterator[tuple[str, str]]:
     yield f"{ENSEMBLE_MODEL}/1/.gitkeep", ""
     yield from _runtimes(_preprocess(spec, serving), {})
     yield f"{PREPROCESS_MODEL}/1/model.py", _model_py("PreprocessModel")
+    if spec.adaptive:
+        yield from _runtimes(_adaptive(spec, serving, spec.adaptive), {})
+        yield f"{ADAPTIVE_MODEL}/1/model.py", _model_py("AdaptiveModel")
     average = _average(spec, serving)
     yield from _runtimes(_on_onnxruntime(average, serving, spec), {EMBEDDED: _on_python(average, spec)})
     yield f"{AVERAGE_MODEL}/1/model.py", _model_py("OnnxModel")
@@ -122,15 +131,29 @@ def _tensors(config: triton.ModelConfig, spec: EnsembleSpec, inputs: list[str], 
             tensors.add(name=name, data_type=data_type, dims=dims)
 
 
-def _preprocess(spec: EnsembleSpec, serving: Serving) -> triton.ModelConfig:
-    config = _model(PREPROCESS_MODEL, serving)
-    # Only here: tritonserver 2.51 loses requests when the queue of a later model of an ensemble is full.
+def _first(name: str, serving: Serving, instances: int) -> triton.ModelConfig:
+    """Return the config of a model in Python that takes images; only such models bound their queue."""
+    config = _model(name, serving)
+    # tritonserver 2.51 loses requests when the queue of a later model of an ensemble is full.
     policy = config.dynamic_batching.default_queue_policy
     policy.max_queue_size = serving.max_queued
     policy.timeout_action = triton.ModelQueuePolicy.REJECT
     policy.default_timeout_microseconds = serving.queue_timeout_s * 1_000_000
     config.backend = "python"
-    config.instance_group.add(count=serving.preprocess_instances, kind=triton.ModelInstanceGroup.KIND_CPU)
+    config.instance_group.add(count=instances, kind=triton.ModelInstanceGroup.KIND_CPU)
+    return config
+
+
+def _adaptive(spec: EnsembleSpec, serving: Serving, adaptive: Adaptive) -> triton.ModelConfig:
+    config = _first(ADAPTIVE_MODEL, serving, ADAPTIVE_INSTANCES)
+    stopping = Stopping(adaptive.margin, spec.thresholds, len(spec.folds))
+    _parameters(config, {STOPPING_PARAMETER: json.dumps(asdict(stopping)), DIGEST_PARAMETER: spec.digest})
+    _tensors(config, spec, [IMAGE], list(ANSWER))
+    return config
+
+
+def _preprocess(spec: EnsembleSpec, serving: Serving) -> triton.ModelConfig:
+    config = _first(PREPROCESS_MODEL, serving, serving.preprocess_instances)
     _parameters(config, {"preprocess": json.dumps(asdict(spec.preprocess)), DIGEST_PARAMETER: spec.digest})
     _tensors(config, spec, [IMAGE], [PIXELS, QUALITY, BUNDLE])
     return config
@@ -205,7 +228,7 @@ def _ensemble(spec: EnsembleSpec, serving: Serving) -> triton.ModelConfig:
     config = _model(ENSEMBLE_MODEL, serving)
     config.platform = "ensemble"
     _parameters(config, {MANIFEST_PARAMETER: spec.to_json(), DIGEST_PARAMETER: spec.digest, **_summary(spec)})
-    _tensors(config, spec, [IMAGE], [PROBABILITY, FOLD_PROBABILITY, QUALITY, BUNDLE])
+    _tensors(config, spec, [IMAGE], list(ANSWER))
     folds = [fold_model(fold.index) for fold in spec.folds]
     seen = (PIXELS, QUALITY, BUNDLE)
     _step(config, PREPROCESS_MODEL, {IMAGE: IMAGE}, {name: name for name in seen})

@@ -2,27 +2,40 @@
 
 Brightness and vessel convergence are the two classical cues (Hoover and Goldbaum, IEEE Trans. Med. Imaging
 2003; Youssif et al., IEEE Trans. Med. Imaging 2008: vessels leave the disc upwards and downwards).
-Everything happens on a picture of about `WORK_PX`, whatever the camera delivers; lengths are its pixels.
+Everything happens on an overview of the picture, whatever the camera delivers; lengths are its pixels.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.lit import MARGIN_LEVEL, brightest
+from fundus_core.overview import OVERVIEW_PX, overview
 
 Pixels = NDArray[np.uint8]
 Plane = NDArray[np.float32]  # (H, W)
 
-WORK_PX = 256
-DISC_RADIUS_PX = 17  # 6 to 7 degrees across, in a field of 45 degrees that is WORK_PX wide
+DISC_RADIUS_PX = 17  # 6 to 7 degrees across, in a field of 45 degrees that is as wide as the overview
 COARSE = 4
 CORNER = 0.04  # side of the corners that are looked at, as a share of the longer side
 FIELDS = {1.0: 0.7, 1.4: 1.0, 2.0: 1.0, 2.8: 1.0, 4.0: 1.0}  # what is tried, and how much a spot counts there
 BEYOND_PX = 30
 MIDLINE_SPREAD = 0.22  # standard deviation of the disc's height around the middle, as a share of the side
+
+
+def _spot_kernel(radius_px: float) -> Plane:
+    """Return a kernel that gives the mean of a disc less that of the ring around it."""
+    reach = int(2 * radius_px) + 1
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    distance = np.hypot(x, y) / radius_px
+    spot, ring = distance <= 1, (distance > 1.25) & (distance <= 2)
+    return np.asarray(spot / spot.sum() - ring / ring.sum(), np.float32)
+
+
+SPOT = _spot_kernel(DISC_RADIUS_PX / 2)  # bright spots are looked for at half the size: they are smooth
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +61,10 @@ def find_disc(picture: Pixels) -> Disc:
     dark corners was cropped: the size at which a spot stands out most is taken. There is always an answer;
     where no disc is to be seen it is the most disc-like place, and the middle of an all-dark picture.
     """
-    if _has_dark_corners(picture):
-        return _search(picture, 1.0, 0)[1]
-    found = [(weight, _search(picture, field, BEYOND_PX)) for field, weight in FIELDS.items()]
+    small = overview(picture)
+    if _has_dark_corners(small):
+        return _search(small, 1.0, 0)[1]
+    found = [(weight, _search(small, field, BEYOND_PX)) for field, weight in FIELDS.items()]
     return max(found, key=lambda each: each[0] * each[1][0])[1][1]
 
 
@@ -62,7 +76,7 @@ def _has_dark_corners(picture: Pixels) -> bool:
 
 def _search(picture: Pixels, field: float, beyond_px: int) -> tuple[float, Disc]:
     """Return how bright the best place is, and the place; around the picture, `beyond_px` are mirrored."""
-    small = _shrink(picture, WORK_PX / field)
+    small = _shrink(picture, OVERVIEW_PX / field)
     height, width = small.shape[:2]
     inner = np.s_[beyond_px : beyond_px + height, beyond_px : beyond_px + width]
     edges = (beyond_px,) * 4
@@ -75,15 +89,29 @@ def _search(picture: Pixels, field: float, beyond_px: int) -> tuple[float, Disc]
     score = 0.6 * _unit(bright) + 0.4 * _unit(vessels) + 1.2 * _unit(bright) * _unit(vessels)
     away = (np.arange(height, dtype=np.float32) - height / 2) / (MIDLINE_SPREAD * max(height, width))
     score *= np.exp(-(away**2) / 2)[:, None] * (_blur(inside, 6)[inner] > 0.35)
-    y, x = np.unravel_index(int(np.argmax(_blur(score, 2))), score.shape)
-    return float(bright[y, x]), Disc((float(x) + 0.5) / width, (float(y) + 0.5) / height, field)
+    x, y = _peak(_blur(score, 2))
+    return float(bright[round(y), round(x)]), Disc((x + 0.5) / width, (y + 0.5) / height, field)
+
+
+def _peak(score: Plane) -> tuple[float, float]:
+    """Return the column and row of the highest place, between pixels: at the top of a parabola each way."""
+    row, column = np.unravel_index(int(np.argmax(score)), score.shape)
+    return _top(score[row], int(column)), _top(score[:, column], int(row))
+
+
+def _top(line: NDArray[np.float32], place: int) -> float:
+    if not 0 < place < len(line) - 1:
+        return float(place)
+    before, peak, after = map(float, line[place - 1 : place + 2])
+    bend = before - 2 * peak + after
+    return place + 0.5 * (before - after) / bend if bend < 0 else float(place)
 
 
 def _shrink(picture: Pixels, longer_px: float) -> Plane:
     height, width = picture.shape[:2]
     scale = longer_px / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
+    return _resized(picture, size)
 
 
 def _inside(small: Plane) -> Plane:
@@ -96,15 +124,16 @@ def _inside(small: Plane) -> Plane:
 
 def _bright_spot(small: Plane, inside: Plane) -> Plane:
     """Return how much brighter than the ring around it a disc-sized spot is, whatever the illumination."""
-    bright = 0.7 * _standardised(small[..., 1], inside) + 0.3 * _standardised(small[..., 0], inside)
-    y, x = np.mgrid[-40:41, -40:41]
-    distance = np.hypot(x, y) / DISC_RADIUS_PX
-    spot, ring = distance <= 1, (distance > 1.25) & (distance <= 2)
-    kernel = spot / spot.sum() - ring / ring.sum()
-    spots = cv2.filter2D(
-        np.clip(bright, -3, 4), -1, kernel.astype(np.float32), borderType=cv2.BORDER_CONSTANT
-    )
-    return np.asarray(spots, np.float32)
+    height, width = inside.shape
+    half = (-(-width // 2), -(-height // 2))
+    red, green, lit = (_resized(plane, half) for plane in (small[..., 0], small[..., 1], inside))
+    bright = 0.7 * _standardised(green, lit) + 0.3 * _standardised(red, lit)
+    spots = cv2.filter2D(np.clip(bright, -3, 4), -1, SPOT, borderType=cv2.BORDER_CONSTANT)
+    return np.asarray(cv2.resize(spots, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _resized(picture: NDArray[Any], size: tuple[int, int]) -> Plane:
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _rising_vessels(small: Plane, inside: Plane) -> Plane:
@@ -120,8 +149,8 @@ def _rising_vessels(small: Plane, inside: Plane) -> Plane:
 
 
 def _standardised(plane: Plane, inside: Plane) -> Plane:
-    away = (plane - _local_mean(plane, inside, 30)) * inside
-    return np.asarray(away / np.sqrt(_local_mean(away * away, inside, 40) + 4), np.float32)
+    away = (plane - _local_mean(plane, inside, 15)) * inside
+    return np.asarray(away / np.sqrt(_local_mean(away * away, inside, 20) + 4), np.float32)
 
 
 def _local_mean(plane: Plane, inside: Plane, sigma: float) -> Plane:

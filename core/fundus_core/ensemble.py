@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from fundus_core.adaptive import Adaptive
 from fundus_core.calibrator import Calibrator
 from fundus_core.errors import BundleError
 from fundus_core.preprocess import PreprocessSpec
@@ -19,6 +20,7 @@ MODEL_ONNX = "1/model.onnx"  # of each fold and of the average, below the model'
 ENSEMBLE_MODEL = "fundus_ensemble"
 PREPROCESS_MODEL = "fundus_preprocess"
 AVERAGE_MODEL = "fundus_average"
+ADAPTIVE_MODEL = "fundus_adaptive"  # answers as the ensemble, where the spec has `adaptive`
 
 IMAGE = "image"  # BYTES [1]: one encoded file
 PIXELS = "pixels"  # UINT8 [S, S, 3]
@@ -29,6 +31,8 @@ BUNDLE = "bundle"  # BYTES [1]: the digest (hex) of the bundle that made this an
 
 MANIFEST_PARAMETER = "manifest"  # of the ensemble's config: the manifest as compact JSON
 DIGEST_PARAMETER = "bundle_digest"
+BUSY = ("queue size", "Request timeout expired")  # tritonserver's words: full, or waited in it for too long
+STOPPING_PARAMETER = "stopping"  # of the adaptive model's config
 
 
 def fold_model(index: int) -> str:
@@ -93,6 +97,7 @@ class EnsembleSpec:
         cut_offs: what other rules gave on the same scores; the one that was chosen is among them.
         calibrators: K maps to calibrated probabilities, or none.
         training: what photographs like those of the training are like, to tell new ones that differ.
+        adaptive: when fewer folds than all are enough for the same decision; None: that was not shown.
         precision: what the folds compute in.
         files: SHA-256 (hex) of every file of the repository that is not rendered from this spec, by its
             path: weights, golden images and their answers.
@@ -110,6 +115,7 @@ class EnsembleSpec:
     cut_offs: tuple[CutOff, ...] = ()
     calibrators: tuple[Calibrator, ...] = ()
     training: tuple[Distribution, ...] = ()
+    adaptive: Adaptive | None = None
     precision: Precision = "fp32"
     files: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -143,7 +149,10 @@ class EnsembleSpec:
 
     def to_json(self) -> str:
         """Return the canonical one-line JSON: sorted keys, no spaces, ASCII."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        fields = asdict(self)
+        if self.adaptive is None:
+            del fields["adaptive"]  # a bundle from before there was one keeps its digest
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "EnsembleSpec":

@@ -4,6 +4,8 @@ One table of methods, each (H, W, 3) uint8 RGB -> (H, W, 3) uint8 RGB.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import cv2
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from fundus_core.lit import MARGIN_LEVEL, brightest
 
 Pixels = NDArray[np.uint8]
+Planes = NDArray[np.float32]  # (..., H, W)
 Illumination = Literal["none", "grey_world", "clahe", "local_mean", "local_contrast"]
 ILLUMINATIONS: tuple[Illumination, ...] = get_args(Illumination)
 
@@ -44,15 +47,16 @@ def local_mean(pixels: Pixels) -> Pixels:
 
     The mean is that of the lit field alone, so the field's edge casts no halo; outside all is `GREY`.
     """
-    difference, lit = _difference(pixels)
-    return _on_grey(GAIN * difference, lit)
+    field = _Field.of(pixels)
+    return field.on_grey(GAIN * field.difference())
 
 
 def local_contrast(pixels: Pixels) -> Pixels:
     """Like `local_mean`, in units of the local standard deviation: haze and weak light become equal too."""
-    difference, lit = _difference(pixels)
-    variance = _local(difference**2, lit).mean(axis=2, keepdims=True)
-    return _on_grey(SPREAD * difference / np.sqrt(variance + 4), lit)
+    field = _Field.of(pixels)
+    difference = field.difference()
+    variance = field.local_mean(difference**2).mean(axis=0)
+    return field.on_grey(SPREAD * difference / np.sqrt(variance + 4))
 
 
 METHODS: dict[Illumination, Callable[[Pixels], Pixels]] = {
@@ -71,21 +75,40 @@ def _lit(pixels: Pixels) -> NDArray[np.bool_]:
     return np.asarray(cv2.erode(opened, np.ones((2 * edge + 1,) * 2, np.uint8)), np.bool_)
 
 
-def _difference(pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    lit = _lit(pixels).astype(np.float32)[..., None]
-    values = pixels.astype(np.float32)
-    return (values - _local(values, lit)) * lit, lit
+@dataclass(frozen=True)
+class _Field:
+    """The planes (3, H, W) of a picture, where it is lit (H, W), and how much light is around each place."""
+
+    planes: Planes
+    lit: Planes
+    around: Planes
+
+    @classmethod
+    def of(cls, pixels: Pixels) -> "_Field":
+        lit = _lit(pixels).astype(np.float32)
+        return cls(np.stack(cv2.split(pixels)).astype(np.float32), lit, _blur(lit))
+
+    def local_mean(self, planes: Planes) -> Planes:
+        """Return the local mean of planes (3, H, W) over the lit field."""
+        return _blur(planes * self.lit) / (self.around + np.float32(1e-3))
+
+    def difference(self) -> Planes:
+        return (self.planes - self.local_mean(self.planes)) * self.lit
+
+    def on_grey(self, difference: Planes) -> Pixels:
+        shown = np.clip(GREY + difference, 0, 255).astype(np.uint8)
+        shown[:, self.lit == 0] = GREY
+        return np.ascontiguousarray(np.moveaxis(shown, 0, 2))
 
 
-def _local(values: NDArray[np.float32], lit: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the local mean of (H, W, 3) `values` over the lit field."""
-    sigma = WINDOW * max(values.shape[:2])
-    total = cv2.GaussianBlur(values * lit, (0, 0), sigma)
-    weight = cv2.GaussianBlur(lit, (0, 0), sigma)
-    return np.asarray(total / (weight[..., None] + 1e-3), np.float32)
+def _blur(planes: Planes) -> Planes:
+    """Return the Gaussian mean of planes (..., H, W): as products of matrices: a wide filter is slow."""
+    height, width = planes.shape[-2:]
+    sigma = WINDOW * max(height, width)
+    return np.asarray(_weights(height, sigma) @ planes @ _weights(width, sigma).T, np.float32)
 
 
-def _on_grey(difference: NDArray[np.float32], lit: NDArray[np.float32]) -> Pixels:
-    shown = np.clip(GREY + difference, 0, 255).astype(np.uint8)
-    shown[lit[..., 0] == 0] = GREY
-    return shown
+@lru_cache
+def _weights(side: int, sigma: float) -> Planes:
+    """Return how much each of `side` places takes of every other (side, side)."""
+    return np.asarray(cv2.GaussianBlur(np.eye(side, dtype=np.float32), (1, 0), sigma), np.float32)

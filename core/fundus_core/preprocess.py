@@ -1,8 +1,10 @@
 """uint8 RGB photograph -> square uint8 pixels for the networks. Training and serving both call this."""
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -11,8 +13,9 @@ from numpy.typing import NDArray
 from fundus_core.disc import Disc, find_disc
 from fundus_core.errors import RecipeError
 from fundus_core.illumination import METHODS, Illumination
-from fundus_core.images import DEFAULT_LIMITS, ImageLimits, decode
+from fundus_core.images import DEFAULT_LIMITS, ImageLimits, decode_reduced, reduce
 from fundus_core.lit import brightest
+from fundus_core.overview import OVERVIEW_PX
 from fundus_core.quality import Quality, measure
 from fundus_core.vessels import erase_vessels
 
@@ -21,6 +24,7 @@ Pixels = NDArray[np.uint8]
 LIT_SHARE = 0.01  # of a row or column; less is margin noise or a printed date
 MARGIN_REMOVED = "margin removed"  # the step that other code looks for
 SCAN_PX = 512  # the margin is looked for on about this many rows and columns
+FINER = 1.5  # than its result: what a photograph is reduced to at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +59,26 @@ class PreprocessSpec:
         if self.disc_crop is not None and not 0 < self.disc_crop <= 1:
             raise RecipeError(f"disc_crop is {self.disc_crop}; choose a share above 0, up to 1.")
 
+    @property
+    def least_px(self) -> int:
+        """The shorter side that a photograph keeps when it is reduced, as soon as it is decoded.
+
+        What is cut out of it stays `FINER` than the result, and the photograph twice as fine as the overview.
+        """
+        share = self.centre_crop * (self.disc_crop or 1)
+        return max(2 * OVERVIEW_PX, math.ceil(FINER * self.size_px / share))
+
 
 def preprocess_encoded(data: bytes, spec: PreprocessSpec, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels:
-    """Return `preprocess(decode(data))`: encoded bytes -> (size_px, size_px, 3) uint8 RGB."""
-    return preprocess(decode(data, limits), spec)
+    """Return what `preprocess` makes of one encoded file: (size_px, size_px, 3) uint8 RGB."""
+    return preprocess(decode_reduced(data, limits, spec.least_px)[0], spec)
 
 
 def see(data: bytes, spec: PreprocessSpec, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[Pixels, Quality]:
     """Return what the networks get of one encoded file, and how good a photograph it is."""
-    pictures = dict(preprocess_steps(decode(data, limits), spec))
-    return list(pictures.values())[-1], measure(pictures[MARGIN_REMOVED])
+    pixels, times = decode_reduced(data, limits, spec.least_px)
+    pictures = dict(preprocess_steps(pixels, spec))
+    return list(pictures.values())[-1], measure(pictures[MARGIN_REMOVED], times)
 
 
 def preprocess(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
@@ -76,13 +90,14 @@ def preprocess(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
 def preprocess_steps(pixels: Pixels, spec: PreprocessSpec) -> Iterator[tuple[str, Pixels]]:
     """Yield the name and the picture of each step that `spec` asks for, from the original on."""
     yield "original", pixels
+    pixels, _ = reduce(pixels, spec.least_px)
     field = pixels = remove_margin(pixels, spec.margin_threshold)
     yield MARGIN_REMOVED, pixels
     if spec.erase_vessels:
         pixels = erase_vessels(pixels)
         yield "vessels erased", pixels
     if spec.disc_crop:
-        pixels = crop_around(pixels, find_disc(field), spec.disc_crop)
+        pixels = crop_around(pixels, find_disc(field), spec.disc_crop, spec.size_px)
         yield "disc crop", pixels
     if spec.centre_crop < 1:
         pixels = crop_centre(pixels, spec.centre_crop)
@@ -102,7 +117,7 @@ def remove_margin(pixels: Pixels, threshold: int) -> Pixels:
 
     A row or column belongs to the picture when at least `LIT_SHARE` of it is brighter than `threshold`.
     """
-    step = max(1, min(pixels.shape[:2]) // SCAN_PX)
+    step = max(1, round(min(pixels.shape[:2]) / SCAN_PX))
     lit = brightest(pixels[::step, ::step]) > threshold
     rows = np.flatnonzero(lit.mean(axis=1) >= LIT_SHARE)
     columns = np.flatnonzero(lit.mean(axis=0) >= LIT_SHARE)
@@ -119,24 +134,33 @@ def crop_centre(pixels: Pixels, share: float) -> Pixels:
     return pixels[top : top + rows, left : left + columns]
 
 
-def crop_around(pixels: Pixels, disc: Disc, share: float) -> Pixels:
-    """Return a square around `disc` whose side is this share of the field; black beyond the picture."""
+def crop_around(pixels: Pixels, disc: Disc, share: float, multiple_px: int = 1) -> Pixels:
+    """Return a square around `disc` whose side is this share of the field; black beyond the picture.
+
+    It is cut between the pixels: the disc has its place in the result whatever the camera's pixels are. The
+    square has the next larger multiple of `multiple_px` pixels a side, so that a resize takes whole ones.
+    """
     height, width = pixels.shape[:2]
-    side = max(1, round(share * disc.field * max(height, width)))
-    top, left = round(disc.y * height - side / 2), round(disc.x * width - side / 2)
-    cropped = np.zeros((side, side, 3), np.uint8)
-    part = pixels[max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)]
-    y, x = max(0, -top), max(0, -left)
-    cropped[y : y + part.shape[0], x : x + part.shape[1]] = part
-    return cropped
+    side = share * disc.field * max(height, width)
+    side_px = multiple_px * max(1, math.ceil(side / multiple_px))
+    scale = side / side_px
+    left, top = ((scale - 1 - side) / 2 + centre for centre in (disc.x * width, disc.y * height))
+    placed = np.array([[scale, 0, left], [0, scale, top]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(pixels, placed, (side_px, side_px), flags=flags), np.uint8)
 
 
 def keep_circle(pixels: Pixels) -> Pixels:
     """Return the square (S, S, 3) with black beyond the circle that it holds."""
-    side = len(pixels)
+    return pixels * _circle(len(pixels))
+
+
+@lru_cache
+def _circle(side: int) -> Pixels:
+    """Return 1 within the circle of a square (S, S, 1), 0 beyond."""
     away = np.arange(side) - (side - 1) / 2
     inside = away[:, None] ** 2 + away[None] ** 2 <= (side / 2) ** 2
-    return np.where(inside[..., None], pixels, np.uint8(0))
+    return inside[..., None].astype(np.uint8)
 
 
 def pad_to_square(pixels: Pixels) -> Pixels:

@@ -1,9 +1,9 @@
 """Is this a photograph of a fundus at all, and can anything be seen on it? Six measures and their limits.
 
-Everything is measured on a copy whose longer side is `FIELD_PX`, so that the measures hardly depend on a
-camera's pixels. Nothing here changes a score. docs/quality.md says how often the limits are right, and what
-they don't see: slight or local blur, reflections, a disc that lies outside, other eye diseases, and a smooth
-picture of another thing in a fundus's colours.
+Everything is measured on an overview, so that the measures hardly depend on a camera's pixels. Nothing here
+changes a score. docs/quality.md says how often the limits are right, and what they don't see: slight or local
+blur, reflections, a disc that lies outside, other eye diseases, and a smooth picture of another thing in a
+fundus's colours.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.lit import MARGIN_LEVEL
+from fundus_core.overview import overview
 
 Pixels = NDArray[np.uint8]
 Plane = NDArray[np.float32]  # (H, W)
 
-FIELD_PX = 256
-INSIDE = np.ones((17, 17), np.uint8)  # of FIELD_PX: keeps off the edge, where light falls as nowhere inside
-SURROUND_PX = 33  # of FIELD_PX: side of the square whose mean is the local brightness
+INSIDE = np.ones((17, 17), np.uint8)  # keeps off the edge, where light falls as nowhere inside
+SURROUND_PX = 33  # of the overview: side of the square whose mean is the local brightness
 FUNDUS_HUE = (320, 75)  # degrees: from pink over red and orange to yellow-green
 
 
@@ -116,27 +116,23 @@ def _others(quality: Quality) -> Iterator[str]:
         yield f"detail {quality.sharpness:.2f}"
 
 
-def measure(field: Pixels) -> Quality:
-    """Return the quality of one photograph, (H, W, 3) uint8 RGB, whose dark margin is gone."""
-    small = _small(field)
+def measure(field: Pixels, times: int = 1) -> Quality:
+    """Return the quality of one photograph, (H, W, 3) uint8 RGB, whose dark margin is gone.
+
+    `times`: how many times smaller it is than in its file.
+    """
+    small = overview(field)
     hue, saturation, light = _hsv(small)
     lit = _lit(light)
     inside = np.asarray(cv2.erode(lit, INSIDE, borderType=cv2.BORDER_CONSTANT, borderValue=(0,)), np.uint8)
     return Quality(
         brightness=_at_share(light[::4, ::4].reshape(-1), 0.99) / 255,
-        field_px=max(field.shape[:2]),
+        field_px=times * max(field.shape[:2]),
         roundness=_roundness(np.ascontiguousarray(lit[::2, ::2])),
         saturation=_mean(saturation, inside) / 255,
         fundus_colour=_mean(_has_fundus_hue(hue), inside),
         sharpness=_sharpness(small[..., 1].astype(np.float32), inside),
     )
-
-
-def _small(field: Pixels) -> Pixels:
-    """Return `field` with a longer side of FIELD_PX; by way of twice as much, which is fast."""
-    height, width = (2 * max(1, round(FIELD_PX * side / max(field.shape[:2]))) for side in field.shape[:2])
-    twice = cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(cv2.resize(twice, (width // 2, height // 2), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _hsv(pixels: Pixels) -> tuple[Pixels, Pixels, Pixels]:

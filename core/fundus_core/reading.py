@@ -78,7 +78,7 @@ def read_scores(path: Path) -> ScoreTable:
 @dataclass(frozen=True)
 class _ScorePart:
     labels: tuple[str, ...]  # none: one probability without a name
-    numbers: NDArray[np.float64]  # (R, 1 + F, K) probability and folds, NaN without a score
+    numbers: NDArray[np.float64]  # (R, 1 + F, K) probability and folds, NaN without an answer
     ungradable: NDArray[np.bool_]  # (R,)
     reason: list[str]  # (R,) codes
     quality: NDArray[np.float32]  # (R, Q)
@@ -158,7 +158,7 @@ def _score_part(sheet: Sheet) -> _ScorePart:
     kinds = ["probability", *(f"fold_{fold}" for fold in range(n_folds))]
     columns = [kind + suffix for kind in kinds for suffix in suffixes]
     scored = _scored_mask(sheet, columns[0])
-    numbers = np.column_stack([_numbers(sheet, column, scored, _is_share, "of 0-1") for column in columns])
+    numbers = np.column_stack([_probabilities(sheet, column, scored) for column in columns])
     return _ScorePart(
         labels,
         numbers.reshape(-1, len(kinds), len(suffixes)),
@@ -198,6 +198,13 @@ def _scored_mask(sheet: Sheet, column: str) -> NDArray[np.bool_]:
     if wrong := [row for row, word in enumerate(status) if word not in ("scored", "failed")]:
         sheet.fail_at(wrong, "status", "Write scored or failed.")
     return np.array([word == "scored" for word in status])
+
+
+def _probabilities(sheet: Sheet, column: str, scored: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return a column's probabilities (R,); where a fold's cell is empty it was not asked."""
+    if not column.startswith("probability"):
+        scored = scored & np.array([cell != "" for cell in sheet.texts(column)], bool)
+    return _numbers(sheet, column, scored, _is_share, "of 0-1")
 
 
 def _is_share(numbers: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from math import isnan
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,7 @@ class ScoreRow:
     status: Literal["scored", "failed"]
     reason: str  # "" where scored, else "code: sentence"
     probability: tuple[float, ...] | None  # (K,)
-    fold_probability: tuple[tuple[float, ...], ...] | None  # (F, K)
+    fold_probability: tuple[tuple[float, ...], ...] | None  # (F, K), NaN of a fold that was not asked
     quality: Quality | None = None  # None where failed, or not measured
     acquisition: Acquisition | None = None  # of a frame of a DICOM object
 
@@ -37,8 +38,8 @@ class ScoreRow:
         has_scores = (self.probability is not None, self.fold_probability is not None)
         if has_scores != (scored, scored) or bool(self.reason) == scored or (self.quality and not scored):
             raise ValueError(f"{self.image_id!r}: a scored row has probabilities, a failed row has a reason")
-        numbers = chain(self.probability or (), *(self.fold_probability or ()))
-        if not all(0 <= number <= 1 for number in numbers):
+        answered = (number for fold in self.fold_probability or () for number in fold if not isnan(number))
+        if not all(0 <= number <= 1 for number in chain(self.probability or (), answered)):
             raise ValueError(f"{self.image_id!r}: a probability is outside 0-1 or NaN")
 
     @property
@@ -48,10 +49,13 @@ class ScoreRow:
 
     @property
     def spread(self) -> tuple[float, ...] | None:
-        """How far the folds disagree on each label: highest minus lowest probability (K,)."""
+        """How far the folds disagree on each label: highest minus lowest probability (K,).
+
+        NaN where not all of them were asked.
+        """
         if self.fold_probability is None:
             return None
-        return tuple(max(of_label) - min(of_label) for of_label in zip(*self.fold_probability, strict=True))
+        return tuple(np.ptp(self.fold_probability, axis=0).tolist())
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,15 @@ class ScoreFormat:
         if numbers.shape != expected:
             raise ValueError(f"probability and folds: expected shape {expected}, got {numbers.shape}")
         probability = float32_text(row.probability[label])
-        folds = (float32_text(fold[label]) for fold in row.fold_probability)
+        folds = (_cell(fold[label]) for fold in row.fold_probability)
         # on the number as written, so that whoever reads the table reaches the same decision
         decision = str(int(float(probability) >= self.thresholds[label]))
         calibrated = [float32_text(self.calibrators[label](float(probability)))] if self.calibrators else []
-        return (probability, *folds, float32_text(row.spread[label]), decision, *calibrated)
+        return (probability, *folds, _cell(row.spread[label]), decision, *calibrated)
+
+
+def _cell(number: float) -> str:
+    return "" if isnan(number) else float32_text(number)
 
 
 @contextmanager

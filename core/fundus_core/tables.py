@@ -52,7 +52,7 @@ class ScoreTable:
     image_id: tuple[str, ...]  # (N,)
     scored: NDArray[np.bool_]  # (N,)
     probability: NDArray[np.float64]  # (N, K)
-    fold_probability: NDArray[np.float64]  # (N, F, K); F is 0 where the folds are not known
+    fold_probability: NDArray[np.float64]  # (N, F, K) NaN where not asked; F is 0 where they are not known
     ungradable: NDArray[np.bool_]  # (N,) flagged as no good photograph of a fundus, scored or not
     labels: tuple[str, ...] | None = None  # (K,); None: one probability without a name
     reason: tuple[str, ...] | None = None  # (N,) codes, "" where scored
@@ -90,7 +90,7 @@ class Joined:
     labels: tuple[str, ...]  # (K,)
     truth: NDArray[np.int8]  # (N, K), -1 where this label is not known
     probability: NDArray[np.float64]  # (N, K)
-    fold_probability: NDArray[np.float64]  # (N, F, K)
+    fold_probability: NDArray[np.float64]  # (N, F, K) NaN of a fold that was not asked
     ungradable: NDArray[np.bool_]  # (N,)
     table: LabelTable  # the labels, also of images that are not among the N
     row: NDArray[np.intp]  # (N,) of the table

@@ -29,11 +29,12 @@ def sample_of(joined: Joined, label: int, unit: Unit = "image", rule: Rule = "me
     known = np.flatnonzero(joined.truth[:, label] >= 0)
     rows, everyone = joined.row[known], patients_of(joined.table)
     patient = None if everyone is None else everyone[rows]
+    folds = joined.fold_probability[known, :, label]
     images = Sample(
         image_id=tuple(joined.image_id[i] for i in known),
         truth=joined.truth[known, label],
         score=joined.probability[known, label],
-        fold_score=joined.fold_probability[known, :, label],
+        fold_score=folds[:, :0] if np.isnan(folds).any() else folds,  # what is known of some tells of none
         cluster=_cluster(patient),
         ungradable=joined.ungradable[known],
         columns={name: tuple(cells[row] for row in rows) for name, cells in joined.table.columns.items()},

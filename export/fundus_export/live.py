@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from fundus_core.ensemble import ENSEMBLE_MODEL, MANIFEST
+from fundus_core.ensemble import ADAPTIVE_MODEL, ENSEMBLE_MODEL, MANIFEST
 from fundus_core.errors import BundleError, ServerError, UsageError
 from fundus_core.repository import check_repository
 from fundus_core.schema import build
@@ -165,7 +165,8 @@ def _serve(live: Path, after: Live, servers: Sequence[Server], swap: bool) -> Li
     try:
         for server, model in product(servers, (after.active, after.canary)):
             if model:
-                server.load(model, bundle_digest(live, model))
+                for entry in _entries(live, model):
+                    server.load(entry, bundle_digest(live, model))
     except ServerError:
         _tidy(live, read_live(live), servers)
         raise
@@ -176,6 +177,13 @@ def _serve(live: Path, after: Live, servers: Sequence[Server], swap: bool) -> Li
         _swap(live, after.active, after.deployment, servers)
     _tidy(live, after, servers)
     return after
+
+
+def _entries(live: Path, model: str) -> Iterator[str]:
+    """Yield the models of a bundle that clients ask; with its ensemble a server loads the others."""
+    yield model
+    if (live / (adaptive := model.replace(ENSEMBLE_MODEL, ADAPTIVE_MODEL))).exists():
+        yield adaptive
 
 
 def _swap(live: Path, model: str, deployment: int, servers: Sequence[Server]) -> None:
@@ -197,6 +205,6 @@ def _tidy(live: Path, kept: Live, servers: Sequence[Server]) -> None:
     for folder in live.glob(f"fundus_*_{'?' * N_HASH}"):
         if folder.name[-N_HASH:] in hashes:
             continue
-        for server in servers if folder.name.startswith(ENSEMBLE_MODEL) else ():
+        for server in servers if folder.name.startswith((ENSEMBLE_MODEL, ADAPTIVE_MODEL)) else ():
             server.unload(folder.name)
         shutil.rmtree(folder)

@@ -13,6 +13,7 @@ from fundus_core.errors import BundleError, LabelsError
 from fundus_core.reading import read_labels, read_scores
 from fundus_core.sheet import read_sheet
 from fundus_core.tables import Joined, join
+from fundus_eval.adaptive import fit_adaptive
 from fundus_eval.auc import auc_delong
 from fundus_eval.out_of_fold import YOUDEN, calibrators, cut_offs, known
 from fundus_eval.shift import distributions
@@ -78,7 +79,8 @@ def ensemble_spec(trained: Trained, wanted: Wanted) -> EnsembleSpec:
     photographs are compared with are those held out: like them, they are answered by all folds together.
     """
     run, recipe = trained.run, trained.recipe
-    joined = join(read_scores(run / OUT_OF_FOLD), read_labels(run / SPLIT, recipe.labels))
+    truth, inner_test = read_labels(run / SPLIT, recipe.labels), read_scores(run / INNER_TEST)
+    joined = join(read_scores(run / OUT_OF_FOLD), truth)
     points = cut_offs(joined, wanted.cut_off)
     labels, part = range(len(recipe.labels)), _parts(run, joined)
     folds = tuple(
@@ -100,7 +102,8 @@ def ensemble_spec(trained: Trained, wanted: Wanted) -> EnsembleSpec:
         thresholds=points[0].thresholds,
         cut_offs=points,
         calibrators=calibrators(joined, wanted.calibrator),
-        training=distributions(read_scores(run / INNER_TEST), recipe.labels),
+        training=distributions(inner_test, recipe.labels),
+        adaptive=fit_adaptive(join(inner_test, truth), points[0].thresholds),
         precision=wanted.precision,
         provenance=trained.summary,
     )

@@ -1,6 +1,7 @@
 """The journal: what was recorded is there again, whatever ends the process; and only for the same bundle."""
 
 import dataclasses
+import math
 import os
 import signal
 import sqlite3
@@ -108,6 +109,27 @@ def test_content_is_known_before_it_is_committed_and_after(journal: Journal) -> 
 def test_another_run_cannot_open_it(journal: Journal, path: Path) -> None:
     with pytest.raises(UsageError, match="Another run has"), open_journal(path, fresh=False):
         pass
+
+
+def test_a_fold_that_was_not_asked_stays_unknown(journal: Journal, tmp_path: Path) -> None:
+    journal.register(refs(tmp_path, "a"))
+    journal.record("a", STAMP, dataclasses.replace(scored("a"), fold_probability=((0.25,), (math.nan,))))
+    journal.commit()
+    (row,) = journal.rows(GONE)
+    assert str(row.fold_probability) == "((0.25,), (nan,))"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_it_mixes_no_answers_of_some_folds_with_answers_of_all(journal: Journal, first: bool) -> None:
+    journal.belongs_to(SPEC, adaptive=first)
+    journal.record("a", STAMP, scored("a"))
+    journal.commit()
+    journal.belongs_to(SPEC, adaptive=first)
+    option = "with" if first else "without"
+    with pytest.raises(UsageError, match=f"Go on {option} --adaptive"):
+        journal.belongs_to(SPEC, adaptive=not first)
+    with pytest.raises(BundleError, match="Serve it again"):
+        journal.belongs_to(dataclasses.replace(SPEC, version="2"), adaptive=first)
 
 
 def test_it_belongs_to_one_bundle(journal: Journal) -> None:

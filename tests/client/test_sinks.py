@@ -1,3 +1,4 @@
+import math
 import os
 import sys
 from pathlib import Path
@@ -69,6 +70,12 @@ def test_parquet_columns_have_types_and_nulls_where_there_is_no_score(tmp_path: 
     assert first["ungradable"] == "dark 0.02"
     assert (second["reason"], second["sha256"], second["ungradable"]) == (failed("b.jpg").reason, "", "")
     assert first["bundle_digest"] == second["bundle_digest"] == DIGEST
+
+
+def test_parquet_has_a_null_for_a_fold_that_was_not_asked(tmp_path: Path) -> None:
+    rows = [scored("a.jpg", 0.75, (0.75, math.nan))]
+    (row,) = parquet.read_table(write(tmp_path / "scores.parquet", rows)).to_pylist()
+    assert (row["fold_0"], row["fold_1"], row["spread"]) == (0.75, None, None)
 
 
 @settings(max_examples=50, deadline=None)

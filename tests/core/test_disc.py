@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from fundus_core import phantoms
-from fundus_core.disc import DISC_RADIUS_PX, WORK_PX, Disc, find_disc
+from fundus_core.disc import DISC_RADIUS_PX, Disc, find_disc
 from fundus_core.files import find_images
 from fundus_core.images import decode
+from fundus_core.overview import OVERVIEW_PX
 from fundus_core.preprocess import remove_margin
 
 SEEDS = range(40)
@@ -135,7 +136,7 @@ def test_copies_of_a_real_photograph_agree(source: str, photographs: Path) -> No
         "compressed": compressed,
         "resized": lambda pixels: resized(pixels, 330),
     }
-    radius = DISC_RADIUS_PX / WORK_PX
+    radius = DISC_RADIUS_PX / OVERVIEW_PX
     for name, change in changes.items():
         hits = []
         for pixels in pictures:

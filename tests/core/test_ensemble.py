@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fundus_core.adaptive import Adaptive
 from fundus_core.ensemble import (
     MANIFEST,
     EnsembleSpec,
@@ -29,10 +30,12 @@ SPEC = EnsembleSpec(
     files={"fundus_fold_0/1/model.onnx": "a" * 64, "fundus_fold_1/1/model.onnx": "b" * 64},
     provenance={"threshold_rule": "Youden", "recipe": {"seed": 3, "views": ["identity"]}},
 )
+ADAPTIVE = Adaptive(0.7, 600, 400, 1.5, 0.01, 0.02, ((-0.01, -0.02, 0.0), ()))
 CHANGED = {
     "name": replace(SPEC, name="other"),
     "version": replace(SPEC, version="2"),
     "labels": replace(SPEC, labels=("amd", "glaucoma")),
+    "adaptive": replace(SPEC, adaptive=ADAPTIVE),
     "size": replace(SPEC, preprocess=replace(SPEC.preprocess, size_px=65)),
     "margin": replace(SPEC, preprocess=replace(SPEC.preprocess, margin_threshold=11)),
     "crop": replace(SPEC, preprocess=replace(SPEC.preprocess, centre_crop=0.96)),
@@ -137,3 +140,8 @@ def test_a_folder_without_a_readable_manifest_says_what_to_give(
 
 def test_folds_have_the_names_of_the_served_models() -> None:
     assert [fold_model(fold.index) for fold in SPEC.folds] == ["fundus_fold_0", "fundus_fold_1"]
+
+
+def test_a_bundle_without_a_margin_has_the_digest_that_it_had_before_there_were_any() -> None:
+    assert "adaptive" not in json.loads(SPEC.to_json())
+    assert EnsembleSpec.from_json(CHANGED["adaptive"].to_json()).adaptive == ADAPTIVE

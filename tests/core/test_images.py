@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fundus_core import phantoms
 from fundus_core.errors import IMAGE_REASONS, ImageError
-from fundus_core.images import DEFAULT_LIMITS, ImageLimits, decode
+from fundus_core.images import DEFAULT_LIMITS, ImageLimits, decode, decode_reduced, reduce, reduction
 
 RNG = np.random.default_rng(0)
 RGB = cv2.resize(RNG.integers(0, 256, (6, 8, 3), np.uint8), (88, 60), interpolation=cv2.INTER_CUBIC)
@@ -251,6 +252,45 @@ def test_a_file_that_was_cut_never_gives_pixels(data: bytes, kept: float) -> Non
     with pytest.raises(ImageError) as caught:
         decode(cut)
     assert caught.value.reason in ("corrupt", "not_an_image")
+
+
+@given(st.integers(1, 20_000), st.integers(2, 2_000))
+def test_a_side_is_halved_as_often_as_it_keeps_its_least(side: int, least: int) -> None:
+    times = reduction(side, least)
+    assert times == 1 or -(-side // times) >= least
+    assert -(-side // (2 * times)) < least
+    assert reduction(-(-side // times), least) == reduction(max(1, side // times), least) == 1
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "TIFF", "BMP"])
+@pytest.mark.parametrize(
+    ("least_px", "shape", "times"), [(301, (300, 440, 3), 1), (150, (150, 220, 3), 2), (40, (75, 110, 3), 4)]
+)
+def test_an_image_is_reduced_to_what_is_asked_for(
+    format_: str, least_px: int, shape: tuple[int, ...], times: int
+) -> None:
+    pixels, by = decode_reduced(encoded(LARGE, format_), DEFAULT_LIMITS, least_px)
+    assert (pixels.shape, by) == (shape, times)
+    expected, _ = reduce(LARGE, least_px)
+    assert np.abs(pixels.astype(int) - expected).mean() < (4 if format_ == "JPEG" else 1e-9)
+    assert reduce(pixels, least_px)[0] is pixels
+
+
+def test_a_photograph_decoded_at_a_fraction_is_the_mean_of_its_pixels_within_a_grey_level() -> None:
+    whole = cv2.resize(phantoms.render(0).pixels, (2001, 1603))
+    data = encoded(whole, "JPEG", quality=90)
+    pixels, times = decode_reduced(data, DEFAULT_LIMITS, 400)
+    mean, _ = reduce(decode(data), 400)
+    assert (pixels.shape, times) == ((401, 501, 3), 4)
+    assert np.abs(pixels[:400, :500].astype(int) - mean).mean() < 1
+
+
+@pytest.mark.parametrize("data", CUTTABLE.values(), ids=CUTTABLE)
+@pytest.mark.parametrize("kept", [0.3, 0.9, -2])
+def test_a_file_that_was_cut_never_gives_fewer_pixels_either(data: bytes, kept: float) -> None:
+    assert decode_reduced(data, DEFAULT_LIMITS, 75)[1] == 4
+    with pytest.raises(ImageError):
+        decode_reduced(data[: int(kept) if kept < 0 else int(len(data) * kept)], DEFAULT_LIMITS, 75)
 
 
 @pytest.mark.parametrize("progressive", [False, True])

@@ -14,6 +14,7 @@ from fundus_core import phantoms
 from fundus_core.disc import Disc, find_disc
 from fundus_core.errors import ImageError, RecipeError
 from fundus_core.illumination import ILLUMINATIONS, METHODS, Illumination
+from fundus_core.images import decode
 from fundus_core.preprocess import (
     PreprocessSpec,
     crop_around,
@@ -245,6 +246,29 @@ def test_the_same_bytes_give_the_same_pixels_in_any_wrapping() -> None:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format_)
         assert np.array_equal(preprocess_encoded(buffer.getvalue(), spec), expected)
+
+
+def test_a_large_photograph_looks_the_same_decoded_whole_or_at_a_fraction() -> None:
+    spec = PreprocessSpec(160, disc_crop=0.3)
+    for seed in (0, 2, 5):
+        large = cv2.resize(phantoms.render(seed).pixels, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+        data = cv2.imencode(".jpg", large[..., ::-1])[1].tobytes()
+        whole = decode(data)
+        assert min(whole.shape[:2]) >= 2 * spec.least_px
+        field = remove_margin(whole, spec.margin_threshold)
+        expected = keep_circle(
+            cv2.resize(
+                crop_around(field, find_disc(field), 0.3, 160), (160, 160), interpolation=cv2.INTER_AREA
+            )
+        )
+        assert np.abs(preprocess_encoded(data, spec).astype(int) - expected).mean() < 1, seed
+
+
+@pytest.mark.parametrize("shift", [0.25, 0.5, 0.75])
+def test_a_crop_lies_between_the_pixels(shift: float) -> None:
+    ramp = np.repeat(np.arange(0, 200, 4, dtype=np.uint8)[None, :, None], 50, axis=0).repeat(3, axis=2)
+    first, second = (crop_around(ramp, Disc(x / 50, 0.5), 0.4) for x in (25, 25 + shift))
+    assert (second.astype(float) - first == 4 * shift).all()
 
 
 def test_what_cannot_be_decoded_is_not_preprocessed() -> None:

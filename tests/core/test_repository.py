@@ -1,10 +1,15 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
 from tests.conftest import bare_spec
+from tritonclient.grpc import model_config_pb2 as triton
 
+from fundus_core.adaptive import Adaptive
+from fundus_core.configs import render
 from fundus_core.ensemble import EnsembleSpec, write_manifest
 from fundus_core.errors import BundleError, UsageError
 from fundus_core.repository import check_repository, digests, write_rendered
@@ -40,6 +45,19 @@ def test_what_a_serving_machine_adds_passes(tmp_path: Path) -> None:
     write_serving(Serving(cores=4), tmp_path)
     write_rendered(tmp_path, spec, Serving(cores=4))
     assert check_repository(tmp_path) == spec
+
+
+def test_only_an_ensemble_with_a_margin_has_the_adaptive_model(tmp_path: Path) -> None:
+    plain = replace(bare_spec(2), thresholds=(0.3,))
+    knowing = replace(plain, adaptive=Adaptive(0.7, 1, 1, 1.0, 0.0, 1.0, ((),)))
+    more = render(knowing, Serving()).keys() - render(plain, Serving()).keys()
+    assert more == {"fundus_adaptive/config.pbtxt", "fundus_adaptive/1/model.py"}
+    config = text_format.Parse(
+        render(knowing, Serving(max_queued=7))["fundus_adaptive/config.pbtxt"], triton.ModelConfig()
+    )
+    stopping = json.loads(config.parameters["stopping"].string_value)
+    assert stopping == {"margin": 0.7, "thresholds": [0.3], "n_folds": 2}
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 7
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {

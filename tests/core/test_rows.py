@@ -99,6 +99,13 @@ def test_cells_of_a_scored_and_a_failed_row():
     )
 
 
+def test_a_fold_that_was_not_asked_is_an_empty_cell_and_so_is_the_spread():
+    row = scored("a", (0.25,), ((0.25,), (float("nan"),)))
+    cells = dict(zip(one_label().header, one_label().cells(row), strict=True))
+    told = [cells[name] for name in ("probability", "fold_0", "fold_1", "spread", "decision")]
+    assert told == ["0.25", "0.25", "", "", "0"]
+
+
 def test_an_ungradable_image_keeps_its_score():
     row = scored("a", (0.5,), ((0.25,), (0.75,)), replace(GOOD, saturation=0, sharpness=0.31))
     cells = dict(zip(one_label().header, one_label().cells(row), strict=True))

@@ -1,3 +1,4 @@
+import math
 from functools import partial
 from pathlib import Path
 
@@ -120,6 +121,14 @@ def test_scores_round_trip_with_nasty_names(tmp_path, n_labels):
     np.testing.assert_array_equal(
         table.fold_probability.astype(np.float32), numbers[:, 1:].astype(np.float32)
     )
+
+
+def test_a_fold_that_was_not_asked_is_read_as_unknown(tmp_path):
+    rows = [scored("a", (0.25,), ((0.25,), (math.nan,))), scored("b", (0.5,), ((0.25,), (0.75,)))]
+    write_rows(tmp_path / "scores.csv", rows, one_label())
+    table = read_scores(tmp_path / "scores.csv")
+    assert table.scored.all()
+    np.testing.assert_array_equal(table.fold_probability[:, :, 0], [[0.25, np.nan], [0.25, 0.75]])
 
 
 @settings(max_examples=60)

@@ -76,6 +76,14 @@ def test_a_patient_is_positive_where_one_eye_is_and_stands_alone():
     assert sample_of(joined(), 0, "patient", "max").score.tolist()[0] == 0.6
 
 
+def test_folds_that_were_not_asked_of_every_image_are_not_known() -> None:
+    some = joined()
+    some.fold_probability[2, 1] = np.nan
+    assert sample_of(joined(), 0).fold_score.shape == (7, 2)
+    assert sample_of(some, 0).fold_score.shape == (7, 0)
+    assert sample_of(some, 0, "patient").fold_score.shape == (5, 0)
+
+
 EYE = st.tuples(st.integers(0, 3), st.sampled_from(["left", "right"]), st.floats(0, 1))
 
 

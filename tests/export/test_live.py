@@ -1,8 +1,9 @@
 """The files of a live repository; tests/integration/test_versions.py puts a server on it."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from click.testing import CliRunner, Result
@@ -12,11 +13,13 @@ from tests.certificates import OURS
 from tests.conftest import bare_spec
 from tritonclient.grpc import model_config_pb2 as triton
 
+from fundus_core.adaptive import Adaptive
 from fundus_core.ensemble import DIGEST_PARAMETER, ENSEMBLE_MODEL, EnsembleSpec, write_manifest
 from fundus_core.repository import digests, write_rendered
 from fundus_core.serving import Serving, write_serving
 from fundus_export.cli import main
-from fundus_export.live import LIVE, read_live
+from fundus_export.live import LIVE, deploy, read_live
+from fundus_export.server import Server
 
 WEIGHTS = "fundus_fold_0/1/model.onnx"
 
@@ -146,6 +149,36 @@ def test_other_settings_are_another_deployment(tmp_path: Path, specs: list[Ensem
     state = read_live(live)
     assert state.active != state.previous
     assert served(live) == (specs[0].digest, ["2"])
+
+
+@dataclass
+class Told:
+    """Stands for a running server: what it was told, in order."""
+
+    said: list[tuple[str, str]] = field(default_factory=list)
+
+    def load(self, model: str, digest: str) -> None:
+        self.said.append(("load", model))
+
+    def unload(self, model: str) -> None:
+        self.said.append(("unload", model))
+
+
+def test_a_server_loads_and_unloads_the_adaptive_model_with_its_bundle(
+    tmp_path: Path, specs: list[EnsembleSpec]
+) -> None:
+    knowing = replace(specs[0], adaptive=Adaptive(0.7, 1, 1, 1.0, 0.0, 1.0, ((),)))
+    knowing = replace(knowing, folds=bare_spec(2).folds)
+    write_manifest(knowing, tmp_path / "0")
+    write_rendered(tmp_path / "0", knowing, Serving())
+    server, live = Told(), tmp_path / "live"
+    for number in range(3):
+        deploy(tmp_path / str(number), live, [cast(Server, server)])
+    (adaptive,) = (model for said, model in server.said if said == "load" and "adaptive" in model)
+    ensemble = adaptive.replace("adaptive", "ensemble")
+    assert server.said[:2] == [("load", ensemble), ("load", adaptive)]
+    assert {model for said, model in server.said if said == "unload"} == {ensemble, adaptive}
+    assert not list(live.glob("fundus_adaptive*"))
 
 
 def test_a_changed_bundle_is_refused_and_nothing_happens(tmp_path: Path, specs: list[EnsembleSpec]) -> None:

@@ -16,10 +16,13 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from fundus_core.configs import render
 from fundus_core.ensemble import EnsembleSpec, read_manifest
+from fundus_core.errors import UsageError
 from fundus_core.preprocess import preprocess_encoded
 from fundus_core.repository import check_repository
 from fundus_core.serving import Serving
+from fundus_core.sheet import read_sheet
 from fundus_export.cli import main
+from fundus_export.trained import Wanted, ensemble_spec, load_run
 
 COMMITTED = Path(__file__).parents[2] / "triton_models"
 
@@ -228,3 +231,28 @@ def test_eight_labels_that_are_partly_unknown_make_an_ensemble_too(
     assert spec.labels == labels
     assert len(spec.thresholds) == len(spec.folds[0].oof_auc) == len(labels)
     assert all(0 < threshold < 1 for threshold in spec.thresholds)
+
+
+def test_many_photographs_of_the_inner_test_show_when_fewer_folds_are_enough(
+    tmp_path: Path, tiny_run: Path
+) -> None:
+    """Of the real run, but with 400 further patients in the inner test on whom the folds agree."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    assert ensemble_spec(load_run(run), Wanted()).adaptive is None
+    split, scores = (read_sheet(run / name, UsageError) for name in ("split.csv", "inner_test.csv"))
+    for number in range(400):
+        patient = {
+            "image_id": f"{number}",
+            "part": "test",
+            "glaucoma": f"{number % 2}",
+            "patient_id": f"p{number}",
+        }
+        share = "0.9" if number % 2 else "0.1"
+        answer = dict.fromkeys(("probability", "fold_0", "fold_1"), share) | {"image_id": f"{number}"}
+        for name, sheet, row in (("split.csv", split, patient), ("inner_test.csv", scores, answer)):
+            with (run / name).open("a") as file:
+                file.write(",".join(row.get(column, "") for column in sheet.columns) + "\n")
+    adaptive = ensemble_spec(load_run(run), Wanted()).adaptive
+    assert adaptive
+    assert adaptive.n > 400
+    assert adaptive.folds_per_image < 2

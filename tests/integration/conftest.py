@@ -110,9 +110,20 @@ def flat(answer: Prediction) -> tuple[float, ...]:
 
 def server_processes(ancestor: int) -> list[int]:
     """The tritonserver and its stubs below a process: the server first."""
-    children = Path(f"/proc/{ancestor}/task/{ancestor}/children").read_text().split()
+    try:
+        children = Path(f"/proc/{ancestor}/task/{ancestor}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return []
     below = [pid for child in children for pid in (int(child), *server_processes(int(child)))]
-    return [pid for pid in below if "triton" in Path(f"/proc/{pid}/exe").readlink().name]
+    return [pid for pid in below if "triton" in _program(pid)]
+
+
+def _program(pid: int) -> str:
+    """The name of what a process runs, "" where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/exe").readlink().name
+    except FileNotFoundError:
+        return ""
 
 
 def start(many: Path, output: Path, *options: object) -> "subprocess.Popen[str]":

@@ -14,16 +14,21 @@ from fundus_core.errors import UsageError
 from fundus_core.rows import ScoreRow
 
 
-def check_reports(folder: Path | None, inputs: Sequence[str], key: Path | None, with_pdf: bool) -> None:
+def check_reports(
+    folder: Path | None, inputs: Sequence[str], key: Path | None, with_pdf: bool, adaptive: bool
+) -> None:
     """Refuse options that do not go together.
 
     Raises:
-        UsageError: pages without reports, reports without names, or a folder that the next run would read.
+        UsageError: pages without reports, reports without names or all folds, or a folder that the next run
+            would read.
     """
     if with_pdf and not folder:
         raise UsageError("--pdf needs --sr: the folder that the pages go to.")
     if folder and key:
         raise UsageError("--sr and --pseudonymise exclude each other: a report names its patient.")
+    if folder and adaptive:
+        raise UsageError("--sr and --adaptive exclude each other: a report tells how far all folds disagree.")
     above = {folder.resolve(), *folder.resolve().parents} if folder else set()
     if not above.isdisjoint(map(_searched, inputs)):
         raise UsageError(f"'{folder}' lies within the inputs: the next run would read the reports. Move it.")

@@ -70,6 +70,11 @@ Exit codes: 0 all scored, 1 fatal, 2 usage, 3 some files failed, 4 server unreac
     "--model", default=ENSEMBLE_MODEL, help="The ensemble to ask at --url; a canary has a name of its own."
 )
 @tls_options
+@click.option(
+    "--adaptive",
+    is_flag=True,
+    help="Ask no more folds of an image than its decision takes; the bundle says when.",
+)
 @click.option("--engine", default="local", type=click.Choice(["local", "ray"]), help="Who does the work.")
 @click.option("--address", envvar="RAY_ADDRESS", help="The Ray cluster. [default: start one here]")
 @click.option("--in-flight", default=64, type=click.IntRange(1), help="Images at most at each server.")
@@ -98,6 +103,7 @@ def score(
     repository: Path | None,
     model: str,
     tls: Tls | None,
+    adaptive: bool,
     engine: str,
     address: str | None,
     in_flight: int,
@@ -130,17 +136,17 @@ def score(
     patients = Pseudonyms(read_key(patient_key)) if patient_key else names
     plain = Frames(open_source(inputs, files_from), patients.of_patient if patients else unknown)
     source: Source = Pseudonymous(plain, names) if names else plain
-    check_reports(reports, inputs, key, with_pdf)
+    check_reports(reports, inputs, key, with_pdf, adaptive)
     if dry_run:
         _say_what_would_be_scored(source, journal_path(output))
         return
     started_s = time.monotonic()
-    servers = Servers(urls, repository, tls, Patience(timeout, wait, in_flight), model)
+    servers = Servers(urls, repository, tls, Patience(timeout, wait, in_flight), model, adaptive)
     table = None
 
     def begin(spec: EnsembleSpec) -> None:
         nonlocal table
-        journal.belongs_to(spec)
+        journal.belongs_to(spec, adaptive=adaptive)
         if calibrated:
             calibrators_of(spec)  # refused now, not after the night's scoring
         table = _read_labels(labels, names, spec, journal) if labels else None
@@ -162,6 +168,8 @@ def score(
         click.echo(json.dumps(record, indent=2))
     elif not quiet:
         _print(summary, findings, output)
+        if adaptive and findings.folds_per_image:
+            click.echo(f"folds  {findings.folds_per_image:.2f} of {len(end.spec.folds)} asked an image")
         if n_reports is not None:
             click.echo(f"sr     {n_reports} in {reports}")
     _exit(end.lost, summary)

@@ -52,7 +52,7 @@ def _shared(start: int, length: int, limit: int) -> tuple[slice, slice]:
 
 
 def area_of(pixels: Pixels, spec: PreprocessSpec) -> Area:
-    """Return the area of a photograph (H, W, 3) that a bundle with this preprocessing looks at."""
+    """Return the area of a photograph (H, W, 3), reduced to its size, that this preprocessing looks at."""
     field = remove_margin(pixels, spec.margin_threshold)
     top, left = divmod((field.ctypes.data - pixels.ctypes.data) // 3, pixels.shape[1])  # it is a view
     height, width = field.shape[:2]
@@ -71,7 +71,7 @@ class Subject:
     """A photograph whose places can be hidden.
 
     Args:
-        pixels: (H, W, 3) uint8 RGB.
+        pixels: (H, W, 3) uint8 RGB, reduced as preprocessing does.
         area: what of it reaches the networks.
         blurred: the part of `pixels` within the area, blurred: shown in place of what is hidden. A grey
             patch would be taken for a change of the light, or send the search for the disc elsewhere.

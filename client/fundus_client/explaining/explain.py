@@ -22,7 +22,7 @@ from fundus_client.explaining.masks import (
 )
 from fundus_client.pool import Pool
 from fundus_core.errors import FundusError
-from fundus_core.images import decode
+from fundus_core.images import DEFAULT_LIMITS, decode_reduced
 from fundus_core.metadata import without_metadata
 from fundus_core.preprocess import Pixels
 
@@ -93,7 +93,9 @@ class Explainer:
         return Explanation(subject, probability, difference, *_mapped(subject, answers, covers))
 
     def _open(self, data: bytes) -> Subject:
-        return Subject.of(decode(data), self.pool.spec.preprocess)
+        # As the server does: sent again, it is the same picture.
+        pixels, _ = decode_reduced(data, DEFAULT_LIMITS, self.pool.spec.preprocess.least_px)
+        return Subject.of(pixels, self.pool.spec.preprocess)
 
     async def _ask_all(self, subject: Subject, covers: Covers, tick: Tick) -> Answers:
         """Return the answers (N,), NaN where another area would be looked at.

@@ -1,0 +1,3 @@
+"""Answers as the ensemble, with no more folds than a decision takes."""
+
+from fundus_core.backend import AdaptiveModel as TritonPythonModel
