@@ -87,7 +87,7 @@ def scored_in_turn(
     """Write the table of each way to `folder`; return the images/s of each repeat, and the folds an image."""
     speeds: dict[str, list[float]] = {way: [] for way in WAYS}
     folds: dict[str, float] = {}
-    with embedded_server(repository) as server:
+    with embedded_server(repository, adaptive=True) as server:
         for repeat in range(repeats):
             for way in list(WAYS)[:: -1 if repeat % 2 else 1]:
                 said = score(folder, way, server.grpc_address)

@@ -23,7 +23,7 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
@@ -71,15 +71,14 @@ class Effort:
     seconds_at_rate: float  # of latencies, in each repeat
 
 
-WHOLE = Effort(reference=24, resnest=2, calibration=8, repeats=3, seconds_at_rate=10)
+WHOLE = Effort(reference=24, resnest=1, calibration=8, repeats=3, seconds_at_rate=10)
 QUICK = Effort(reference=8, resnest=1, calibration=1, repeats=1, seconds_at_rate=2)
 
 
 def main() -> None:
     """Measure, print, write."""
     arguments, load = parse(), os.getloadavg()[0]
-    quiet_libraries()
-    cv2.setNumThreads(1)  # as in the server: threads share the cores already
+    begin()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(arguments, QUICK if arguments.quick else WHOLE, Path(folder))
     found["goals"] = [{"goal": text, "reached": value, "met": met} for text, value, met in goals(found)]
@@ -111,28 +110,40 @@ def measure(arguments: argparse.Namespace, effort: Effort, folder: Path) -> dict
     made = photographs(arguments.images, folder / "photographs", effort.reference + effort.calibration)
     timed = {side_px: paths[: effort.reference] for side_px, paths in made.items()}
     others = made[SIDES_PX[0]][effort.reference :]
-    ensembles, skipped = [reference(arguments.repository, folder, timed, others)], list[str]()
+    ensembles = [reference(arguments.repository, folder, timed, others)]
     if arguments.resnest:
         fewer = {side_px: paths[: effort.resnest] for side_px, paths in timed.items()}
         ensembles.append(resnest(arguments.repository, folder, fewer, others[:1]))
-    parts = {each.name: figures(each, timed, effort.repeats, skipped) for each in ensembles}
+    parts = {each.name: apart(figures, each, timed, effort.repeats) for each in ensembles}
     own = parts[REFERENCE]["images_per_s"][f"{SCORE}, {FP32}"][side_name(SIDES_PX[0])]
     return {
         "photographs": "phantoms" if arguments.images is None else "real ones",
         "effort": asdict(effort),
         "ensembles": parts,
-        **waiting(ensembles[0], statistics.median(own), effort),
-        "skipped": skipped,
+        **apart(waiting, ensembles[0], statistics.median(own), effort),
+        "skipped": [line for part in parts.values() for line in part.pop("skipped")],
     }
 
 
-def figures(
-    ensemble: Ensemble, timed: dict[int, list[Path]], repeats: int, skipped: list[str]
-) -> dict[str, Any]:
+def apart(function: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
+    """Call a function in a process of its own: gRPC crashed beside the runtimes of another part."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=begin) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def begin() -> None:
+    """Prepare a process."""
+    quiet_libraries()
+    cv2.setNumThreads(1)  # as in the server: threads share the cores already
+
+
+def figures(ensemble: Ensemble, timed: dict[int, list[Path]], repeats: int) -> dict[str, Any]:
     """Return the figures of an ensemble; the photographs `timed` are for preprocessing alone."""
     say(f"measuring {ensemble.name}")
+    skipped = list[str]()
     speeds = throughput(ensemble, repeats, skipped)
     return {
+        "skipped": skipped,
         "digest": ensemble.spec.digest,
         "size_px": ensemble.spec.preprocess.size_px,
         "images_per_s": speeds,
@@ -176,10 +187,9 @@ def waiting(ensemble: Ensemble, images_per_s: float, effort: Effort) -> dict[str
     repository, paths = ensemble.repositories[FP32], ensemble.photographs[SIDES_PX[0]]
     say("latencies and starts")
     starts = [start_up(repository, paths[0]) for _ in range(effort.repeats)]
-    own_process = ProcessPoolExecutor(1, get_context("spawn"))  # gRPC crashed once beside all the runtimes
-    with embedded_server(repository) as server, own_process as pool:
+    with embedded_server(repository) as server:
         asked = (server.grpc_address, paths, images_per_s, effort.repeats, effort.seconds_at_rate)
-        waits = pool.submit(latencies, *asked).result()
+        waits = latencies(*asked)
     return {"latency_ms": waits, "start_s": {name: [each[name] for each in starts] for name in starts[0]}}
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from fundus_client import supervisor
 from fundus_client.listener import Listener, Ports, PortTakenError, free_port
+from fundus_core.ensemble import ADAPTIVE_MODEL
 from fundus_core.errors import BundleError, MissingExtraError, ServerError, ServerUnreachableError
 
 MODELS = "models"  # of the runtime folder
@@ -88,9 +89,13 @@ class EmbeddedServer:
 
 @contextmanager
 def embedded_server(
-    repository: Path, *, listener: Listener | None = None, ready_timeout_s: float = 120.0
+    repository: Path,
+    *,
+    listener: Listener | None = None,
+    adaptive: bool = False,
+    ready_timeout_s: float = 120.0,
 ) -> Iterator[EmbeddedServer]:
-    """Serve a model repository while the block runs.
+    """Serve a model repository while the block runs; the model that asks fewer folds only with `adaptive`.
 
     Without `listener`: gRPC on a free port of 127.0.0.1, for this process alone. Such a server ends with the
     block, without the 2 s that it takes to wait for answers and to unload its models.
@@ -105,7 +110,8 @@ def embedded_server(
     exit_timeout_s = supervisor.EXIT_TIMEOUT_S if listener else 0
     for attempt in range(1, _PORT_ATTEMPTS + 1):
         place = listener or Listener(Ports(free_port()))
-        with _running(wheel, repository.resolve(), place, exit_timeout_s) as server:
+        models = _Models(repository.resolve(), adaptive)
+        with _running(wheel, models, place, exit_timeout_s) as server:
             try:
                 _wait_until_ready(server, ready_timeout_s)
             except PortTakenError:
@@ -118,14 +124,14 @@ def embedded_server(
 
 @contextmanager
 def _running(
-    wheel: "Wheel", repository: Path, listener: Listener, exit_timeout_s: int
+    wheel: "Wheel", models: "_Models", listener: Listener, exit_timeout_s: int
 ) -> Iterator[EmbeddedServer]:
     """Start the supervisor, and through it the server, in a temporary folder of their own."""
     listener.check_free()
     with tempfile.TemporaryDirectory(prefix="fundus-triton-", ignore_cleanup_errors=True) as folder:
         runtime = Path(folder)
         wheel.link_backend(runtime / "backends" / "python")
-        _link_models(repository, runtime / MODELS)
+        models.link(runtime / MODELS)
         flags = _flags(listener, runtime, exit_timeout_s)
         command = [str(wheel.folder / "bin" / "tritonserver"), *flags]
         server = EmbeddedServer(listener, runtime, _spawn(command, runtime, wheel.environment()))
@@ -137,15 +143,25 @@ def _running(
                 server.supervisor.wait(_END_TIMEOUT_S)
 
 
-def _link_models(repository: Path, target: Path) -> None:
-    """Mirror a repository as links: the stubs write compiled Python beside every model.py that they run."""
-    for path in repository.rglob("*"):
-        place = target / path.relative_to(repository)
-        if path.is_dir():
-            place.mkdir(parents=True, exist_ok=True)
-        elif path.parent.name != "__pycache__":
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.symlink_to(path)
+@dataclass(frozen=True)
+class _Models:
+    """What is served: a repository, perhaps without the processes of the adaptive model."""
+
+    repository: Path
+    adaptive: bool
+
+    def link(self, target: Path) -> None:
+        """Mirror it as links: the stubs write compiled Python beside every model.py that they run."""
+        for path in self.repository.rglob("*"):
+            inner = path.relative_to(self.repository)
+            if inner.parts[0].startswith(ADAPTIVE_MODEL) and not self.adaptive:
+                continue
+            place = target / inner
+            if path.is_dir():
+                place.mkdir(parents=True, exist_ok=True)
+            elif path.parent.name != "__pycache__":
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.symlink_to(path)
 
 
 def _flags(listener: Listener, runtime: Path, exit_timeout_s: int) -> list[str]:

@@ -21,7 +21,7 @@ from fundus_client.batch import Batch
 from fundus_client.member import Endpoint
 from fundus_client.pool import open_pool
 from fundus_client.run import End, Job
-from fundus_client.servers import Servers, scoring_servers
+from fundus_client.servers import Servers
 from fundus_client.sources import Ref
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import BundleError, FundusError, MissingExtraError, ServerUnreachableError
@@ -92,8 +92,7 @@ class _Actor:
     async def _score(self, refs: list[Ref], notes: _Notes) -> tuple[EnsembleSpec, Exception | None]:
         given = self._servers
         if not self._endpoints:
-            serving = scoring_servers(given.urls, given.repository, given.patience.ready_s, given.tls)
-            self._endpoints = self._stack.enter_context(serving)
+            self._endpoints = self._stack.enter_context(given.running())
         opened = open_pool(self._endpoints, given.patience, given.model, adaptive=given.adaptive)
         async with opened as pool:
             await Batch(pool, notes).run(refs)

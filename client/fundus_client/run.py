@@ -17,7 +17,7 @@ from fundus_client.batch import Batch
 from fundus_client.journal import Found, Journal
 from fundus_client.member import Endpoint
 from fundus_client.pool import Pool, open_pool
-from fundus_client.servers import Servers, scoring_servers
+from fundus_client.servers import Servers
 from fundus_client.sinks import table_writer
 from fundus_client.sources import Source
 from fundus_core.calibrator import Calibrator
@@ -118,9 +118,7 @@ def score_locally(job: Job, servers: Servers) -> End:
                 await score_missing(pool, job)
                 return End(pool.spec, pool.lost)
 
-    with scoring_servers(
-        servers.urls, servers.repository, servers.patience.ready_s, servers.tls
-    ) as endpoints:
+    with servers.running() as endpoints:
         return asyncio.run(run(endpoints))
 
 

@@ -3,7 +3,7 @@
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,11 @@ class Servers:
     patience: Patience
     model: str = ENSEMBLE_MODEL
     adaptive: bool = False
+
+    def running(self) -> AbstractContextManager[list[Endpoint]]:
+        """Return them as `scoring_servers`."""
+        wait_s = self.patience.ready_s
+        return scoring_servers(self.urls, self.repository, wait_s, self.tls, adaptive=self.adaptive)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class EmbeddedEndpoint:
 
     repository: Path
     wait_s: float
+    adaptive: bool = False
     tls: None = None
     _stack: ExitStack = field(default_factory=ExitStack)
     _server: EmbeddedServer | None = None
@@ -64,7 +70,9 @@ class EmbeddedEndpoint:
         with self._lock:
             if anew or self._server is None or not self._server.is_alive():
                 self._stack.close()
-                running = embedded_server(self.repository, ready_timeout_s=self.wait_s)
+                running = embedded_server(
+                    self.repository, adaptive=self.adaptive, ready_timeout_s=self.wait_s
+                )
                 self._server = self._stack.enter_context(running)
             return self._server.grpc_address
 
@@ -76,7 +84,12 @@ class EmbeddedEndpoint:
 
 @contextmanager
 def scoring_servers(
-    urls: Sequence[str], repository: Path | None, wait_s: float, tls: Tls | None = None
+    urls: Sequence[str],
+    repository: Path | None,
+    wait_s: float,
+    tls: Tls | None = None,
+    *,
+    adaptive: bool = False,
 ) -> Iterator[list[Endpoint]]:
     """Give the servers at `urls`, or without any an embedded one that runs until the block ends.
 
@@ -94,7 +107,7 @@ def scoring_servers(
         raise UsageError("--tls-ca needs --url: an embedded server answers this computer only, without TLS.")
     folder = repository or reference_repository()
     check_repository(folder)
-    endpoint = EmbeddedEndpoint(folder, wait_s)
+    endpoint = EmbeddedEndpoint(folder, wait_s, adaptive)
     try:
         endpoint.address(anew=False)
         yield [endpoint]

@@ -116,7 +116,7 @@ def test_what_cannot_be_started_is_said_with_the_machines_name(
     def fails(*_: object) -> None:
         raise PortTakenError("127.0.0.1", 8001)  # an error of two arguments
 
-    monkeypatch.setattr(ray_engine, "scoring_servers", fails)
+    monkeypatch.setattr(Servers, "running", fails)
     monkeypatch.setattr(ray_engine.socket, "gethostname", lambda: "node-7")
     block = scored(refs, asking())
     assert (block.spec, block.rows) == (None, [])

@@ -44,7 +44,7 @@ def serve(
     folder = repository or reference_repository()
     spec = check_repository(folder)
     listener = Listener(Ports(grpc_port, http_port, metrics_port), host, tls)
-    with embedded_server(folder, listener=listener) as server:
+    with embedded_server(folder, listener=listener, adaptive=True) as server:
         say(f"Serving {spec.title} at {server.grpc_address}. End: Ctrl-C")
         with suppress(KeyboardInterrupt):
             while server.is_alive():
