@@ -66,7 +66,7 @@ def test_the_ensembles_config_carries_the_manifest_and_its_digest(repository: Pa
 def test_every_config_is_a_triton_config_of_its_folder(repository: Path) -> None:
     paths = sorted(repository.rglob("*.pbtxt"))
     spec = read_manifest(repository)
-    assert len(paths) == 5 + 4 * len(spec.folds)
+    assert len(paths) == 5 + 4 * len(spec.folds) + bool(spec.adaptive)
     for path in paths:
         config = text_format.Parse(path.read_text(), triton.ModelConfig())
         model = path.relative_to(repository).parts[0]

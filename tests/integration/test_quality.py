@@ -15,9 +15,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 
 from fundus_client.embedded import EmbeddedServer
 from fundus_core.ensemble import BUNDLE, ENSEMBLE_MODEL, IMAGE, PROBABILITY, QUALITY, read_manifest
-from fundus_core.images import decode
-from fundus_core.preprocess import remove_margin
-from fundus_core.quality import measure
+from fundus_core.preprocess import see
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ def images(phantom_folder: Path) -> list[bytes]:
 @pytest.fixture(scope="module")
 def measured(images: list[bytes], tiny_repository: Path) -> NDArray[np.float32]:
     """The measures (6, Q) that core takes of the images."""
-    margin = read_manifest(tiny_repository).preprocess.margin_threshold
-    return np.stack([measure(remove_margin(decode(data), margin)).vector for data in images])
+    spec = read_manifest(tiny_repository).preprocess
+    return np.stack([see(data, spec)[1].vector for data in images])
 
 
 def test_each_image_of_a_request_has_its_own_quality_and_the_bundle(

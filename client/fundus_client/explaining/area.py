@@ -58,12 +58,12 @@ def area_of(pixels: Pixels, spec: PreprocessSpec) -> Area:
     height, width = field.shape[:2]
     if spec.disc_crop:
         disc = find_disc(field)
-        side = max(1, round(spec.disc_crop * disc.field * max(height, width)))
-        top, left = top + round(disc.y * height - side / 2), left + round(disc.x * width - side / 2)
-        height = width = side
+        side = spec.centre_crop * spec.disc_crop * disc.field * max(height, width)
+        left_px, top_px = round(left + disc.x * width - side / 2), round(top + disc.y * height - side / 2)
+        return Area(left_px, top_px, max(1, round(side)), max(1, round(side)), is_round=True)
     rows, columns = max(1, round(height * spec.centre_crop)), max(1, round(width * spec.centre_crop))
     top, left = top + (height - rows) // 2, left + (width - columns) // 2
-    return Area(left, top, columns, rows, is_round=bool(spec.disc_crop))
+    return Area(left, top, columns, rows, is_round=False)
 
 
 @dataclass(frozen=True)
