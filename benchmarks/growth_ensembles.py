@@ -38,7 +38,7 @@ class _OneFold(nn.Module):
 def random_ensemble(reference: Path, folder: Path, n_folds: int, n_views: int) -> Path:
     """Write a repository of the first folds and views of the `reference`; return its folder."""
     whole = read_manifest(reference)
-    spec = replace(whole, folds=whole.folds[:n_folds], views=whole.views[:n_views])
+    spec = replace(whole, folds=whole.folds[:n_folds], views=whole.views[:n_views], adaptive=None)
     names = [fold_model(fold.index) for fold in spec.folds]
     for name in names:
         save(_fold(reference, spec.views), folder / name / MODEL_ONNX)
