@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import torch
-from speed_ensembles import random_network
+from speed_ensembles import finish, random_network
 from torch import Tensor, nn
 
 from fundus_core.ensemble import (
@@ -17,10 +17,7 @@ from fundus_core.ensemble import (
     EnsembleSpec,
     fold_model,
     read_manifest,
-    write_manifest,
 )
-from fundus_core.repository import digests, write_rendered
-from fundus_core.serving import Serving
 from fundus_export.graph import FoldAverage
 from fundus_export.onnx import save, traced
 from fundus_export.pictures import golden_pictures
@@ -43,9 +40,7 @@ def random_ensemble(reference: Path, folder: Path, n_folds: int, n_views: int) -
     for name in names:
         save(_fold(reference, spec.views), folder / name / MODEL_ONNX)
     save(_average(len(spec.labels), names), folder / AVERAGE_MODEL / MODEL_ONNX)
-    spec = replace(spec, files=digests(folder, folder.rglob("*.onnx")))
-    write_manifest(spec, folder)
-    write_rendered(folder, spec, Serving())
+    finish(folder, spec)
     return folder
 
 

@@ -167,6 +167,11 @@ def _write(base: Path, folder: Path, spec: EnsembleSpec, graphs: Sequence[onnx.M
     shutil.copyfile(base / average, folder / average)
     for fold, graph in zip(spec.folds, graphs, strict=True):
         save(graph, folder / fold_model(fold.index) / MODEL_ONNX)
+    finish(folder, spec)
+
+
+def finish(folder: Path, spec: EnsembleSpec) -> None:
+    """Write all of a repository that is not there yet: its graphs are."""
     spec = replace(spec, files=digests(folder, folder.rglob("*.onnx")))
     write_manifest(spec, folder)
     write_rendered(folder, spec, Serving())

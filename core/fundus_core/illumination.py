@@ -102,13 +102,13 @@ class _Field:
 
 
 def _blur(planes: Planes) -> Planes:
-    """Return the Gaussian mean of planes (..., H, W): as products of matrices: a wide filter is slow."""
+    """Return the Gaussian mean of planes (..., H, W), by products of matrices: so wide a filter is slow."""
     height, width = planes.shape[-2:]
     sigma = WINDOW * max(height, width)
     return np.asarray(_weights(height, sigma) @ planes @ _weights(width, sigma).T, np.float32)
 
 
-@lru_cache
+@lru_cache(maxsize=2)  # pictures of one run have one size; a large one's weights take 64 MB
 def _weights(side: int, sigma: float) -> Planes:
     """Return how much each of `side` places takes of every other (side, side)."""
     return np.asarray(cv2.GaussianBlur(np.eye(side, dtype=np.float32), (1, 0), sigma), np.float32)

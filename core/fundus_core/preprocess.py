@@ -155,7 +155,7 @@ def keep_circle(pixels: Pixels) -> Pixels:
     return pixels * _circle(len(pixels))
 
 
-@lru_cache
+@lru_cache(maxsize=2)  # pictures of one run have one size
 def _circle(side: int) -> Pixels:
     """Return 1 within the circle of a square (S, S, 1), 0 beyond."""
     away = np.arange(side) - (side - 1) / 2
