@@ -5,6 +5,7 @@ import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,19 +72,22 @@ def test_the_memory_of_a_photograph_is_bounded_by_its_pixels(
     assert peak_bytes(partial(see, encoded[suffix], SPEC)) < most * DECODED_BYTES
 
 
-def test_a_fold_has_one_session_with_its_share_of_the_cores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("sharing", "at_once"), [(1, CORES), (CORES, 1)])
+def test_a_fold_has_one_session_and_answers_as_many_requests_at_once_as_it_has_cores(
+    sharing: int, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="a session needs the extra `embedded`")
-    opened = list[Any]()
+    opened, together = list[Any](), Barrier(at_once)
     monkeypatch.setattr(onnxruntime, "InferenceSession", partial(_session, opened))
-    parameters = {"models_sharing_cores": {"string_value": str(CORES)}}
-    config = json.dumps({"parameters": parameters})
-    repository = {"model_repository": str(tmp_path), "model_version": "1"}
-    OnnxModel().initialize({"model_config": config, **repository})
+    monkeypatch.setattr(OnnxModel, "_answer", lambda model, request: together.wait(timeout=10) >= 0)
+    config = json.dumps({"parameters": {"models_sharing_cores": {"string_value": str(sharing)}}})
+    model = OnnxModel()
+    model.initialize({"model_config": config, "model_repository": str(tmp_path), "model_version": "1"})
     (options,) = opened
     assert options.intra_op_num_threads == 1
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert model.execute([None] * at_once) == [True] * at_once
+    assert model._threads._max_workers == at_once
+    model.finalize()
 
 
 def _session(opened: list[Any], path: str, options: Any, providers: list[str]) -> Any:
