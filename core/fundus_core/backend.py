@@ -7,7 +7,6 @@ exists inside the server alone.
 
 import asyncio
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,10 +32,11 @@ from fundus_core.ensemble import (
     fold_model,
 )
 from fundus_core.errors import IMAGE_REASONS, BundleError, ImageError
+from fundus_core.limits import usable_cores
 from fundus_core.preprocess import PreprocessSpec, see
 from fundus_core.schema import build
 
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cores()
 
 
 def _parameter(model_config: str, name: str) -> str:

@@ -15,7 +15,7 @@ from tests.conftest import bare_spec, files_up_to
 from fundus_client import embedded
 from fundus_client.checkup import machine
 from fundus_client.checkup.finding import Finding
-from fundus_client.checkup.limits import allowed_cores, free_memory_bytes
+from fundus_core.limits import allowed_cores, free_memory_bytes, usable_cores
 
 MB, GB = 10**6, 10**9
 SPEC = bare_spec(4)
@@ -78,6 +78,15 @@ def test_a_system_that_tells_nothing_limits_nothing(tmp_path: Path) -> None:
     assert machine.cores(tmp_path).level == machine.memory(tmp_path, SPEC, tmp_path).level == "ok"
 
 
+@pytest.mark.parametrize(("quota_us", "n_threads"), [("max", 8), (50_000, 1), (150_000, 2), (900_000, 8)])
+def test_threads_are_as_many_as_cores_and_their_time(
+    quota_us: object, n_threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    root = system(tmp_path, V2, {"sys/fs/cgroup/cpu.max": f"{quota_us} 100000\n"})
+    assert usable_cores(root) == n_threads
+
+
 def test_this_system_tells_how_much_memory_is_free() -> None:
     assert 10 * MB < free_memory_bytes() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -85,10 +94,9 @@ def test_this_system_tells_how_much_memory_is_free() -> None:
 def test_too_little_of_a_core_or_of_memory_is_a_warning(tmp_path: Path) -> None:
     limits = {"sys/fs/cgroup/cpu.max": "50000 100000", "sys/fs/cgroup/memory.max": f"{300 * MB}"}
     root = system(tmp_path, V2, limits)
-    n_seen = len(os.sched_getaffinity(0))
     slow, tight = machine.cores(root), machine.memory(tmp_path, SPEC, root)
     assert (slow.level, tight.level) == ("warning", "warning")
-    assert slow.what == f"{n_seen} cores are visible, and the time of only 0.5 is allowed."
+    assert slow.what == "The embedded server gets only 0.5 of one core's time."
     assert tight.what.startswith("Only 300.0 MB of memory are available; the embedded server takes about ")
     assert "docker run --memory" in tight.next_step
 

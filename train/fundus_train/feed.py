@@ -1,6 +1,5 @@
 """How cases reach a network: in which order, augmented, in batches, read ahead where a GPU waits for them."""
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fundus_core.limits import usable_cores
 from fundus_train.augment import augment
 from fundus_train.cases import Cases
 from fundus_train.recipe import Augment, Recipe
@@ -76,4 +76,4 @@ def _workers(fabric: lit.Fabric) -> int:
     """On the CPU the network needs every core itself."""
     if fabric.device.type == "cpu":
         return 0
-    return min(MAX_WORKERS, max(1, len(os.sched_getaffinity(0)) // fabric.world_size))
+    return min(MAX_WORKERS, max(1, usable_cores() // fabric.world_size))

@@ -14,11 +14,11 @@ from rich.filesize import decimal as size
 from fundus_client import embedded
 from fundus_client.batch import MAX_BYTES
 from fundus_client.checkup.finding import Finding, explained
-from fundus_client.checkup.limits import ROOT, allowed_cores, free_memory_bytes
 from fundus_client.journal import journal_path, open_journal
 from fundus_client.sinks import check_output
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import FundusError
+from fundus_core.limits import ROOT, allowed_cores, free_memory_bytes, usable_cores
 
 MB = 10**6
 FEW_FILES = 100_000
@@ -80,13 +80,12 @@ def _how_to_install() -> str:
 
 
 def cores(root: Path = ROOT) -> Finding:
-    """Compare the cores that the server sees with the time that it gets of them."""
-    n_seen, allowed = len(os.sched_getaffinity(0)), allowed_cores(root)
-    if n_seen <= allowed:
-        return Finding("ok", f"{n_seen} cores for the embedded server")
-    what = f"{n_seen} cores are visible, and the time of only {allowed:g} is allowed."
-    hint = "Pin to whole cores (docker run --cpuset-cpus): the server starts threads for all that it sees."
-    return Finding("warning", what, hint)
+    """Say how many cores the server uses, and whether it gets the time of a whole one."""
+    allowed = allowed_cores(root)
+    if allowed < 1:
+        hint = "Allow it one or more (docker run --cpus)."
+        return Finding("warning", f"The embedded server gets only {allowed:g} of one core's time.", hint)
+    return Finding("ok", f"Cores for the embedded server: {usable_cores(root)}")
 
 
 def memory(repository: Path, spec: EnsembleSpec, root: Path = ROOT) -> Finding:
@@ -102,7 +101,7 @@ def memory(repository: Path, spec: EnsembleSpec, root: Path = ROOT) -> Finding:
 def server_bytes(repository: Path, spec: EnsembleSpec) -> int:
     """Return about how much memory an embedded server takes at its busiest."""
     weights = sum(path.stat().st_size for path in repository.glob("*/1/model.onnx"))
-    return n_models(spec) * MODEL_BYTES + WEIGHT_COPIES * weights + len(os.sched_getaffinity(0)) * CORE_BYTES
+    return n_models(spec) * MODEL_BYTES + WEIGHT_COPIES * weights + usable_cores() * CORE_BYTES
 
 
 def n_models(spec: EnsembleSpec) -> int:

@@ -4,6 +4,7 @@
 """
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,11 @@ def allowed_cores(root: Path = ROOT) -> float:
     """Return the time of how many cores the control groups allow; infinite where they set no limit."""
     quotas = [*_numbers(root, "cpu.max"), *_numbers(root, "cpu.cfs_quota_us", "cpu.cfs_period_us")]
     return min((quota_us / period_us for quota_us, period_us in quotas if quota_us > 0), default=math.inf)
+
+
+def usable_cores(root: Path = ROOT) -> int:
+    """Return how many threads have something to do: one for each core, no more than there is time for."""
+    return max(1, math.ceil(min(len(os.sched_getaffinity(0)), allowed_cores(root))))
 
 
 def free_memory_bytes(root: Path = ROOT) -> float:
