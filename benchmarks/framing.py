@@ -7,7 +7,8 @@ to benchmarks/results/:
 - over all images of one source, the AUC of nothing but the black beyond the field, in a square and in a
   circle around the disc;
 - over the inner test, the AUC of the served folds on photographs as they are, clipped at the top and bottom,
-  and cropped to squares around the disc as some data sets publish them.
+  cropped to squares around the disc as some data sets publish them, and as cameras with a narrower field
+  would have taken them.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from fields import seen_by
 from numpy.random import default_rng
 from numpy.typing import NDArray
 from what_it_looks_at import Ensemble
@@ -33,6 +35,7 @@ from fundus_eval.auc import auc_delong
 RESULTS = Path(__file__).parent / "results" / "framing.json"
 SHARES = (0.3, 0.4, 0.5)  # of the field, kept around the disc
 CROPS = (0.28, 0.4, 0.6)
+NARROW_DEG = (30, 36)  # fields of cameras, beside the 45 degrees of most
 CLIPPED = 0.12  # of the height, at the top and at the bottom
 BESIDE = 0.02  # of the picture: whoever crops does not hit the disc's centre
 
@@ -96,10 +99,12 @@ def cropped_scores(ensemble: Ensemble, pictures: Iterator[Pixels]) -> dict[str, 
     """Return the scores (N,) of the whole photographs, clipped ones and crops."""
     rng, found = default_rng(0), dict[str, list[float]]()
     for field in pictures:
-        disc, rows = find_disc(field), round(CLIPPED * field.shape[0])
+        found_at, rows = find_disc(field), round(CLIPPED * field.shape[0])
+        disc = Disc(found_at.x, found_at.y)  # of a field that is known to be whole
         beside = Disc(disc.x + rng.uniform(-BESIDE, BESIDE), disc.y + rng.uniform(-BESIDE, BESIDE))
         shown = {"as they are": pad_to_square(field), "clipped": field[rows:-rows]}
         shown |= {f"cropped to {share} of the field": crop_around(field, beside, share) for share in CROPS}
+        shown |= {f"a field of {deg} degrees": seen_by(field, disc, deg / 45, 0.5)[0] for deg in NARROW_DEG}
         for name, picture in shown.items():
             found.setdefault(name, []).append(float(ensemble.score([picture])[0]))
     return {name: np.array(values) for name, values in found.items()}

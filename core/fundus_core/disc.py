@@ -3,8 +3,14 @@
 Brightness and vessel convergence are the two classical cues (Hoover and Goldbaum, IEEE Trans. Med. Imaging
 2003; Youssif et al., IEEE Trans. Med. Imaging 2008: vessels leave the disc upwards and downwards).
 Everything happens on an overview of the picture, whatever the camera delivers; lengths are its pixels.
+
+How much of an eye a picture shows decides how large a disc is in it. So the disc is looked for as if the
+picture were the whole field of 45 degrees, and as if it were a part of one; how bright the spots and how
+strong the vessels are at these sizes tells the size. The rules are linear, fitted by `benchmarks/fields.py`
+on parts of real photographs, without labels.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +27,7 @@ Plane = NDArray[np.float32]  # (H, W)
 DISC_RADIUS_PX = 17  # 6 to 7 degrees across, in a field of 45 degrees that is as wide as the overview
 COARSE = 4
 CORNER = 0.04  # side of the corners that are looked at, as a share of the longer side
-FIELDS = {1.0: 0.7, 1.4: 1.0, 2.0: 1.0, 2.8: 1.0, 4.0: 1.0}  # what is tried, and how much a spot counts there
-BEYOND_PX = 30
+MOST = 5.0  # fields that a picture can be a part of
 MIDLINE_SPREAD = 0.22  # standard deviation of the disc's height around the middle, as a share of the side
 
 
@@ -45,8 +50,8 @@ class Disc:
     Args:
         x: centre, as a share (0-1) of the picture's width.
         y: centre, as a share of its height.
-        field: diameter of the whole field, in longer sides of the picture: 1 where it is all there, more
-            where somebody cropped it.
+        field: diameter of a whole field of 45 degrees, in longer sides of the picture: 1 where it is all
+            there, more where somebody cropped it, or the camera saw less of the eye.
     """
 
     x: float
@@ -54,18 +59,88 @@ class Disc:
     field: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The most disc-like place at one size: how bright the spot is, and how many vessels rise around it."""
+
+    bright: float
+    vessels: float
+    disc: Disc
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRule:
+    """How the natural logarithm of `Disc.field` follows from the places at some sizes.
+
+    Args:
+        fields: the sizes, K of them, the first of them 1.
+        bright: weight of each place's brightness, in shares of the largest of them (K,).
+        vessels: weight of each place's vessels, in the same way (K,).
+        start: what is added.
+        least: a smaller logarithm counts as 0.
+        beyond_px: how far the picture is mirrored around itself, for discs at its edge.
+    """
+
+    fields: tuple[float, ...]
+    bright: tuple[float, ...]
+    vessels: tuple[float, ...]
+    start: float
+    least: float
+    beyond_px: int
+
+    def places(self, small: Pixels) -> tuple[Place, ...]:
+        """Return the place at each size in an overview."""
+        return tuple(best_place(small, field, self.beyond_px) for field in self.fields)
+
+    def field(self, places: tuple[Place, ...]) -> float:
+        """Return the estimate of `Disc.field`."""
+        weights = np.array([*self.bright, *self.vessels])
+        logarithm = self.start + float(weights @ shares(places))
+        return 1.0 if logarithm < self.least else min(MOST, math.exp(logarithm))
+
+
+# By `benchmarks/fields.py`. Round: a whole field, or that of a camera that sees less, such as 30 degrees.
+ROUND = SizeRule(
+    fields=(1.0, 1.4),
+    bright=(-0.477, 0.301),
+    vessels=(-0.576, 0.316),
+    start=0.596,
+    least=0.2,
+    beyond_px=0,
+)
+CROPPED = SizeRule(
+    fields=(1.0, 1.4, 2.0, 2.8, 4.0),
+    bright=(-0.174, -0.391, 0.038, 0.027, 0.095),
+    vessels=(-0.235, -0.287, -0.298, -0.023, 0.575),
+    start=1.323,
+    least=0.0,
+    beyond_px=30,
+)
+
+
 def find_disc(picture: Pixels) -> Disc:
     """Return the optic disc in (H, W, 3) uint8 RGB `picture`, whose dark margin is gone.
 
-    A round field leaves the picture's corners dark, and then the size of a disc is known. A picture without
-    dark corners was cropped: the size at which a spot stands out most is taken. There is always an answer;
-    where no disc is to be seen it is the most disc-like place, and the middle of an all-dark picture.
+    A round field leaves the picture's corners dark; a picture without dark corners was cropped. There is
+    always an answer; where no disc is to be seen it is the most disc-like place, and the middle of an
+    all-dark picture.
     """
     small = overview(picture)
-    if _has_dark_corners(small):
-        return _search(small, 1.0, 0)[1]
-    found = [(weight, _search(small, field, BEYOND_PX)) for field, weight in FIELDS.items()]
-    return max(found, key=lambda each: each[0] * each[1][0])[1][1]
+    rule = rule_of(small)
+    places = rule.places(small)
+    field = rule.field(places)
+    return places[0].disc if field == 1 else best_place(small, field, rule.beyond_px).disc
+
+
+def rule_of(small: Pixels) -> SizeRule:
+    """Return the rule for an overview: of round fields or of cropped pictures."""
+    return ROUND if _has_dark_corners(small) else CROPPED
+
+
+def shares(places: tuple[Place, ...]) -> NDArray[np.float64]:
+    """Return the brightness of K places in shares of the largest, then their vessels (2 K,)."""
+    found = np.array([[place.bright for place in places], [place.vessels for place in places]])
+    return np.asarray((found / (found.max(axis=1, keepdims=True) + 1e-3)).ravel(), np.float64)
 
 
 def _has_dark_corners(picture: Pixels) -> bool:
@@ -74,8 +149,8 @@ def _has_dark_corners(picture: Pixels) -> bool:
     return all((brightest(corner) > MARGIN_LEVEL).mean() < 0.5 for corner in corners)
 
 
-def _search(picture: Pixels, field: float, beyond_px: int) -> tuple[float, Disc]:
-    """Return how bright the best place is, and the place; around the picture, `beyond_px` are mirrored."""
+def best_place(picture: Pixels, field: float, beyond_px: int) -> Place:
+    """Return the most disc-like place of a picture that shows 1 / `field` of a whole field."""
     small = _shrink(picture, OVERVIEW_PX / field)
     height, width = small.shape[:2]
     inner = np.s_[beyond_px : beyond_px + height, beyond_px : beyond_px + width]
@@ -83,14 +158,16 @@ def _search(picture: Pixels, field: float, beyond_px: int) -> tuple[float, Disc]
     small = np.asarray(cv2.copyMakeBorder(small, *edges, cv2.BORDER_REFLECT_101), np.float32)
     inside = _inside(small)
     if not inside.any():
-        return 0.0, Disc(0.5, 0.5)
+        return Place(0.0, 0.0, Disc(0.5, 0.5))
     bright = np.clip(_bright_spot(small, inside), 0, None)[inner]
     vessels = _rising_vessels(small, inside)[inner]
     score = 0.6 * _unit(bright) + 0.4 * _unit(vessels) + 1.2 * _unit(bright) * _unit(vessels)
     away = (np.arange(height, dtype=np.float32) - height / 2) / (MIDLINE_SPREAD * max(height, width))
     score *= np.exp(-(away**2) / 2)[:, None] * (_blur(inside, 6)[inner] > 0.35)
     x, y = _peak(_blur(score, 2))
-    return float(bright[round(y), round(x)]), Disc((x + 0.5) / width, (y + 0.5) / height, field)
+    at = round(y), round(x)
+    disc = Disc((x + 0.5) / width, (y + 0.5) / height, field)
+    return Place(float(bright[at]), float(vessels[at]), disc)
 
 
 def _peak(score: Plane) -> tuple[float, float]:

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,11 +7,11 @@ import numpy as np
 import pytest
 
 from fundus_core import phantoms
-from fundus_core.disc import DISC_RADIUS_PX, Disc, find_disc
+from fundus_core.disc import CROPPED, DISC_RADIUS_PX, MOST, ROUND, Disc, Place, SizeRule, find_disc
 from fundus_core.files import find_images
 from fundus_core.images import decode
 from fundus_core.overview import OVERVIEW_PX
-from fundus_core.preprocess import remove_margin
+from fundus_core.preprocess import crop_around, keep_circle, remove_margin
 
 SEEDS = range(40)
 SOURCES = ("hygd", "odir-lowres", "airogs-light")
@@ -107,6 +108,74 @@ def test_a_round_field_is_all_there_and_a_cropped_one_is_known_to_be_larger(
     assert np.mean([1.4 <= size <= 4 for size in sizes]) >= 0.9  # it is 2.2
 
 
+@pytest.mark.parametrize(("name", "rule"), [("round", ROUND), ("cropped", CROPPED)])
+def test_the_rules_are_those_that_were_fitted(name: str, rule: SizeRule) -> None:
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / "fields.json"
+    fitted = json.loads(results.read_text())[name]["weights"]
+    assert [*rule.bright, *rule.vessels, rule.start] == fitted
+    assert len(rule.fields) == len(rule.bright) == len(rule.vessels)
+
+
+def test_a_rule_knows_how_little_and_how_much_a_picture_can_show() -> None:
+    rule = SizeRule((1.0, 2.0), (0.0, 1.0), (0.0, 0.0), start=-0.5, least=0.2, beyond_px=0)
+
+    def field(dim: float, bright: float = 1.0) -> float:
+        return rule.field((Place(dim, 0.0, Disc(0.5, 0.5)), Place(bright, 0.0, Disc(0.5, 0.5))))
+
+    assert field(2.0) == 1  # half as bright at size 2: a logarithm of 0
+    assert field(1.0) == pytest.approx(np.exp(0.5), abs=0.01)
+    assert field(0.0, 0.0) == 1
+    far = SizeRule((1.0,), (9.0,), (0.0,), start=0.0, least=0.0, beyond_px=0)
+    assert far.field((Place(1.0, 0.0, Disc(0.5, 0.5)),)) == MOST
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_how_much_of_a_real_field_a_crop_shows(share: float, real_fields: dict[str, list[Pixels]]) -> None:
+    for source, pictures in real_fields.items():
+        errors = [
+            np.log(find_disc(crop_around(field, place(field), share)).field * share) for field in pictures
+        ]
+        assert abs(np.mean(errors)) < 0.2, source
+        assert np.mean(np.abs(errors) < 0.35) > 0.75, source  # training changes the scale as much
+
+
+def test_a_camera_with_a_narrow_field_is_told_from_one_with_a_wide_field(
+    real_fields: dict[str, list[Pixels]],
+) -> None:
+    for source, pictures in real_fields.items():
+        whole = [find_disc(field).field for field in pictures]
+        narrow = [find_disc(seen_at_30_degrees(field)).field for field in pictures]
+        assert np.mean(np.array(whole) == 1) > 0.7, source
+        assert np.mean(np.array(narrow) > 1.2) > 0.6, source  # it is 1.5
+
+
+def place(field: Pixels) -> Disc:
+    """Return the disc of a whole field."""
+    found = find_disc(field)
+    return Disc(found.x, found.y)
+
+
+def seen_at_30_degrees(field: Pixels) -> Pixels:
+    """Return what a camera sees of a field of 45 degrees, the disc halfway from the middle to its edge."""
+    disc = place(field)
+    between = Disc((disc.x + 0.5) / 2, (disc.y + 0.5) / 2)
+    return keep_circle(crop_around(field, between, 2 / 3))
+
+
+@pytest.fixture(scope="module")
+def real_fields(photographs: Path) -> dict[str, list[Pixels]]:
+    """Forty real photographs of each source, without their margins."""
+    return {source: chosen(photographs / source) for source in SOURCES}
+
+
+def chosen(folder: Path) -> list[Pixels]:
+    paths = [ref.path for ref in find_images([folder])]
+    return [
+        remove_margin(decode(paths[i].read_bytes()), 16)
+        for i in np.linspace(0, len(paths) - 1, 40).astype(int)
+    ]
+
+
 @pytest.mark.parametrize("grey", [0, 16])
 def test_in_a_dark_picture_the_answer_is_the_middle(grey: int) -> None:
     assert find_disc(np.full((300, 400, 3), grey, np.uint8)) == Disc(0.5, 0.5)
@@ -127,10 +196,8 @@ def test_a_picture_of_any_shape_has_an_answer_inside(shape: tuple[int, int], loo
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_copies_of_a_real_photograph_agree(source: str, photographs: Path) -> None:
-    paths = [ref.path for ref in find_images([photographs / source])]
-    chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, 40).astype(int)]
-    pictures = [remove_margin(decode(path.read_bytes()), 16) for path in chosen]
+def test_copies_of_a_real_photograph_agree(source: str, real_fields: dict[str, list[Pixels]]) -> None:
+    pictures = real_fields[source]
     changes: dict[str, Change] = {
         "mirrored": lambda pixels: np.ascontiguousarray(pixels[:, ::-1]),
         "compressed": compressed,
