@@ -46,7 +46,8 @@ SMALL_BYTES = 200
 SIDES_PX, SIDE_PX = (500, 1000, 2000, 3500, 5000), 1000
 N_OF_SIZE = 16
 FOLDS_VIEWS = ((1, 1), (1, 4), (2, 4), (4, 1), (4, 4))
-N_A_CORE = 24  # photographs in each row of the other parts
+N_OF_ENSEMBLE = 128  # photographs for each core: the smallest ensembles answer them in seconds
+N_A_CORE = 24  # photographs for each core in each row of the other parts
 N_DRAWN = 4  # phantoms; other files repeat them and end in a number
 WARM_UP = 4  # photographs that a server answers before it is measured
 
@@ -126,7 +127,7 @@ def size(folder: Path) -> Rows:
 def ensemble(folder: Path) -> Rows:
     """Return the rows of more folds and views."""
     rows: Rows = {}
-    pictures = photographs(folder / "photographs", N_A_CORE * CORES)
+    pictures = photographs(folder / "photographs", N_OF_ENSEMBLE * CORES)
     for n_folds, n_views in FOLDS_VIEWS:
         made = random_ensemble(reference_repository(), folder / f"{n_folds}-{n_views}", n_folds, n_views)
         line = f"{n_views} view{'s' if n_views > 1 else ''}"
