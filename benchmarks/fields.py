@@ -128,8 +128,12 @@ def whole_fields(arguments: argparse.Namespace) -> Iterator[tuple[str, Pixels, D
             pixels, _ = decode_reduced(data, DEFAULT_LIMITS, 2 * OVERVIEW_PX)
             field = remove_margin(pixels, MARGIN_LEVEL)
             if rule_of(overview(field)) is ROUND:
-                disc = ROUND.places(overview(field))[0].disc
-                yield str(source), field, disc
+                yield str(source), field, whole_disc(field)
+
+
+def whole_disc(field: Pixels) -> Disc:
+    """Return the disc of a field that is known to be whole."""
+    return ROUND.places(overview(field))[0].disc
 
 
 def look(name: str, rule: SizeRule, fields: list[tuple[str, Pixels, Disc]]) -> Seen:

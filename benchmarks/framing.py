@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from fields import seen_by
+from fields import seen_by, whole_disc
 from numpy.random import default_rng
 from numpy.typing import NDArray
 from what_it_looks_at import Ensemble
@@ -99,8 +99,7 @@ def cropped_scores(ensemble: Ensemble, pictures: Iterator[Pixels]) -> dict[str, 
     """Return the scores (N,) of the whole photographs, clipped ones and crops."""
     rng, found = default_rng(0), dict[str, list[float]]()
     for field in pictures:
-        found_at, rows = find_disc(field), round(CLIPPED * field.shape[0])
-        disc = Disc(found_at.x, found_at.y)  # of a field that is known to be whole
+        disc, rows = whole_disc(field), round(CLIPPED * field.shape[0])
         beside = Disc(disc.x + rng.uniform(-BESIDE, BESIDE), disc.y + rng.uniform(-BESIDE, BESIDE))
         shown = {"as they are": pad_to_square(field), "clipped": field[rows:-rows]}
         shown |= {f"cropped to {share} of the field": crop_around(field, beside, share) for share in CROPS}

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from fields import whole_disc
 from numpy.random import Generator, default_rng
 from scipy.stats import spearmanr
 
-from fundus_core.disc import find_disc
 from fundus_core.errors import ImageError
 from fundus_core.files import find_images
 from fundus_core.images import decode
@@ -113,7 +113,7 @@ def resized(pixels: Pixels, side_px: int) -> Pixels:
 def around_disc(pixels: Pixels, _: Generator) -> Pixels:
     """Return the square around the optic disc that is 45 % as wide as the field."""
     field_of_view = remove_margin(pixels, MARGIN_LEVEL)
-    return crop_around(field_of_view, find_disc(field_of_view), 0.45)
+    return crop_around(field_of_view, whole_disc(field_of_view), 0.45)
 
 
 CROPPED: dict[str, Change] = {
