@@ -12,7 +12,8 @@ one run:
   several arrangements: the fastest one is the limit of its precision;
 - OpenVINO on the same graphs and tensors: float32, bfloat16, 8 bits;
 - the arithmetic limit: operations of the folds, at the speed of large products of float32 matrices;
-- on a GPU, where there is one, PyTorch in half precision and onnxruntime-CUDA at several batch sizes.
+- on a GPU, where there is one, PyTorch, onnxruntime-CUDA and TensorRT in half precision at several batch
+  sizes, and products of float16 matrices.
 Then preprocessing alone on one thread, latencies at shares of the throughput, and starts. Client and server
 share the machine's cores. Printed: medians, least and largest, medians of each repeat's ratios, goals met and
 missed; written with the machine's details to benchmarks/results/speed.json.
@@ -22,6 +23,7 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -33,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from machine import command_line, write_results
+from machine import CORES, command_line, write_results
 from speed_client import SCORE, latencies, score_rows, start_up
 from speed_ensembles import (
     FP32,
@@ -56,8 +58,18 @@ from speed_torch import torch_rows
 from fundus_client.embedded import embedded_server
 from fundus_client.servers import reference_repository
 from fundus_core.console import progress_bar, quiet_libraries, say
+from fundus_core.errors import FundusError
 
-VERSIONS = ("onnxruntime", "torch", "timm", "openvino", "opencv-python-headless", "numpy")
+VERSIONS = (
+    "onnxruntime",
+    "torch",
+    "timm",
+    "openvino",
+    "tensorrt",
+    "opencv-python-headless",
+    "simplejpeg",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class Effort:
     seconds_at_rate: float  # of latencies, in each repeat
 
 
-WHOLE = Effort(reference=24, resnest=1, calibration=8, repeats=3, seconds_at_rate=10)
+WHOLE = Effort(reference=24, resnest=CORES, calibration=8, repeats=3, seconds_at_rate=10)
 QUICK = Effort(reference=8, resnest=1, calibration=1, repeats=1, seconds_at_rate=2)
 
 
@@ -141,7 +153,8 @@ def figures(ensemble: Ensemble, timed: dict[int, list[Path]], repeats: int) -> d
     """Return the figures of an ensemble; the photographs `timed` are for preprocessing alone."""
     say(f"measuring {ensemble.name}")
     skipped = list[str]()
-    speeds = throughput(ensemble, repeats, skipped)
+    with tempfile.TemporaryDirectory() as folder:
+        speeds = throughput(ensemble, repeats, Path(folder), skipped)
     return {
         "skipped": skipped,
         "digest": ensemble.spec.digest,
@@ -152,7 +165,7 @@ def figures(ensemble: Ensemble, timed: dict[int, list[Path]], repeats: int) -> d
     }
 
 
-def throughput(ensemble: Ensemble, repeats: int, skipped: list[str]) -> Speeds:
+def throughput(ensemble: Ensemble, repeats: int, folder: Path, skipped: list[str]) -> Speeds:
     """Return images/s of every row in each repeat; what cannot be measured here is added to `skipped`."""
     with ExitStack() as servers:
         addresses = {
@@ -160,7 +173,7 @@ def throughput(ensemble: Ensemble, repeats: int, skipped: list[str]) -> Speeds:
             for precision, repository in ensemble.repositories.items()
         }
         rows = score_rows(ensemble, addresses) | torch_rows(ensemble) | onnxruntime_rows(ensemble)
-        rows |= openvino_rows(ensemble, skipped) | gpu_rows(ensemble, skipped) | limit_rows(ensemble)
+        rows |= openvino_rows(ensemble, skipped) | gpu_rows(ensemble, folder, skipped) | limit_rows(ensemble)
         return in_turn(rows, repeats, ensemble.name, skipped)
 
 
@@ -171,8 +184,8 @@ def in_turn(rows: Rows, repeats: int, name: str, skipped: list[str]) -> Speeds:
         for key, run in progress.track(rows.items(), description=f"{name}, first try"):
             try:
                 run()
-            except RuntimeError as error:  # no compiler for torch.compile, or a GPU's memory is full
-                skipped.append(f"{name}, {', '.join(key)}: {str(error).splitlines()[0]}")
+            except Exception as error:  # no compiler for torch.compile, or a GPU's memory is full
+                skipped.append(f"{name}, {', '.join(key)}: {(str(error) or repr(error)).splitlines()[0]}")
             else:
                 speeds.setdefault(key[0], {})[key[1]] = []
         for _ in progress.track(range(repeats), description=name):
@@ -194,4 +207,7 @@ def waiting(ensemble: Ensemble, images_per_s: float, effort: Effort) -> dict[str
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except FundusError as error:
+        sys.exit(f"Error: {error}")

@@ -62,14 +62,17 @@ class Ensemble:
         """Return the photographs as the folds get them (N, S, S, 3)."""
         return preprocessed(self.photographs[SIDES_PX[0]], self.spec.preprocess)
 
+    def graphs(self, precision: Precision) -> list[Path]:
+        """Return the graph of each fold."""
+        repository = self.repositories[precision]
+        return [repository / fold_model(fold.index) / MODEL_ONNX for fold in self.spec.folds]
+
     def folds(self, precision: Precision, make: Callable[[Path], Made]) -> list[Made]:
         """Return for each fold what `make` makes of its graph: once for graphs that are the same.
 
         Four sessions, networks and models of resnest50d for every row would need more memory than a PC has.
         """
-        paths = [
-            self.repositories[precision] / fold_model(fold.index) / MODEL_ONNX for fold in self.spec.folds
-        ]
+        paths = self.graphs(precision)
         digests = [sha256(path.read_bytes()).digest() for path in paths]
         made = {digest: make(path) for digest, path in dict(zip(digests, paths, strict=True)).items()}
         return [made[digest] for digest in digests]

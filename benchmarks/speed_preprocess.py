@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fundus_core.preprocess import Pixels, PreprocessSpec, preprocess, preproces
 
 SEE = "preprocessing and measures of quality, as served"
 OURS = "preprocessing"
+OTHER = "preprocessing, decoded by simplejpeg"
 FULL = "full decode, then the same steps"
 RESIZE = "full decode, then only a resize"
 
@@ -25,12 +27,23 @@ Way = Callable[[bytes], Pixels]
 
 def ways(spec: PreprocessSpec) -> dict[str, Way]:
     """Return each way from a file's bytes to pixels (S, S, 3)."""
+    others: dict[str, Way] = {}
+    if find_spec("simplejpeg"):
+        others[OTHER] = lambda data: preprocess(by_simplejpeg(data, spec.least_px), spec)
     return {
         SEE: lambda data: see(data, spec)[0],
         OURS: lambda data: preprocess_encoded(data, spec),
+        **others,
         FULL: lambda data: preprocess(decode(data), spec),
         RESIZE: lambda data: resized(decode(data), spec.size_px),
     }
+
+
+def by_simplejpeg(data: bytes, least_px: int) -> Pixels:
+    """Return (H, W, 3), at the smallest size of which the shorter side has `least_px`."""
+    import simplejpeg
+
+    return np.asarray(simplejpeg.decode_jpeg(data, min_height=least_px, min_width=least_px), np.uint8)
 
 
 def resized(pixels: Pixels, size_px: int) -> Pixels:
@@ -45,9 +58,10 @@ def preprocessing(
     found: dict[str, Any] = {}
     for side_px, paths in photographs.items():
         files = [path.read_bytes() for path in paths]
-        speeds: dict[str, list[float]] = {name: [] for name in ways(ensemble.spec.preprocess)}
+        each = ways(ensemble.spec.preprocess)
+        speeds: dict[str, list[float]] = {name: [] for name in each}
         for _ in range(repeats + 1):
-            for name, way in ways(ensemble.spec.preprocess).items():
+            for name, way in each.items():
                 speeds[name].append(images_per_s(way, files))
         speeds = {name: values[1:] for name, values in speeds.items()}
         found[side_name(side_px)] = {"images_per_s": speeds, **differences(ensemble, files)}

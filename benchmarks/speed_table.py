@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from speed_client import FIRST_SCORE, PERCENTILES, SCORE
 from speed_ensembles import FP32, INT8, SIDES_PX, TENSORS, side_name
+from speed_gpu import GPU_PEAK
+from speed_limits import PEAK
 from speed_preprocess import RESIZE, SEE
 from speed_runtimes import FROM_FILES, bare_name
 from speed_torch import EAGER
@@ -16,7 +18,7 @@ from speed_torch import EAGER
 RANGE = "least - largest"
 LARGE = side_name(SIDES_PX[-1])
 Speeds = dict[str, dict[str, list[float]]]  # images/s of each repeat, by the row's name and the photographs
-BASES = ("limit", "no server", "eager")
+BASES = ("limit", "no server", "eager", "peak")
 
 
 def limit(speeds: Speeds, name: str) -> str:
@@ -26,6 +28,13 @@ def limit(speeds: Speeds, name: str) -> str:
     return max(bare, key=lambda row: statistics.median(speeds[row][TENSORS]))
 
 
+def peak(name: str) -> str:
+    """Return the row of what arithmetic in a row's precision allows; none for other precisions."""
+    if "fp16" in name:
+        return GPU_PEAK
+    return "" if INT8 in name or "bf16" in name else PEAK
+
+
 def ratios(speeds: Speeds, name: str, photographs: str) -> dict[str, float]:
     """Return what a row reaches of the limit of its precision, and of rows with the same photographs."""
     values = speeds[name][photographs]
@@ -33,6 +42,7 @@ def ratios(speeds: Speeds, name: str, photographs: str) -> dict[str, float]:
         "limit": speeds[limit(speeds, name)][TENSORS],
         "no server": speeds[FROM_FILES].get(photographs),
         "eager": speeds[EAGER].get(photographs),
+        "peak": speeds.get(peak(name), {}).get(TENSORS),
     }
     return {base: median_ratio(values, others) for base, others in bases.items() if others}
 

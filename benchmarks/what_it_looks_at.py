@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from phantom_places import Region, around_disc, beside_disc, on_disc
 
 from fundus_client.servers import reference_repository
 from fundus_core import phantoms
@@ -32,7 +33,6 @@ from fundus_core.preprocess import Pixels, preprocess, remove_margin
 from fundus_eval.auc import auc_delong
 
 Scores = NDArray[np.float64]
-Region = NDArray[np.bool_]  # (H, W)
 
 RESULTS = Path(__file__).parent / "results" / "what_it_looks_at.json"
 RATIOS = (0.3, 0.45, 0.6, 0.7, 0.85)
@@ -44,8 +44,6 @@ GLOW = 0.3  # of a field's light, and less, is what shines into its margin
 FRAMED = (3, 0.6)  # seed and ratio of a phantom whose score can go up or down
 RETINA = (150, 85, 50)  # RGB of an average field
 BORDER = 0.15  # of the width, black, on every side
-ERASED = 1.3  # times the disc's radius, for its crescent: what is erased
-AWAY = 2.7  # times the disc's radius: no two erased places overlap
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,8 @@ class Erased:
     """How far the score of a phantom with glaucoma moves, on average, when a place is erased."""
 
     disc: float
-    elsewhere: float  # an equal area beside the disc, or at the fovea
+    around: float  # an equal area around the disc, inside the circle that the networks see
+    elsewhere: float  # an equal area further away or at the fovea, mostly beyond that circle
 
 
 @dataclass(frozen=True)
@@ -154,15 +153,15 @@ def follow_ratio(ensemble: Ensemble, seeds: Sequence[int]) -> Ratio:
 
 def erase_places(ensemble: Ensemble, seeds: Sequence[int]) -> Erased:
     """Erase the disc of eyes with glaucoma, then equal areas elsewhere, one at a time."""
-    disc, elsewhere = [], []
+    moved = []
     for seed in seeds:
         drawn = eye(seed, RATIOS[-1])
-        pixels = phantoms.draw(drawn).pixels
-        pictures = [pixels, *(erase(pixels, region) for region in (on_disc(drawn), *beside_disc(drawn)))]
-        whole, without_disc, *others = ensemble.score(pictures)
-        disc.append(abs(whole - without_disc))
-        elsewhere.append(np.mean([abs(whole - other) for other in others]))
-    return Erased(float(np.mean(disc)), float(np.mean(elsewhere)))
+        pixels, share = phantoms.draw(drawn).pixels, ensemble.spec.preprocess.disc_crop or 1
+        whole = ensemble.score([pixels])
+        places = ([on_disc(drawn)], around_disc(drawn, share), beside_disc(drawn))
+        of_places = [ensemble.score(erase(pixels, region) for region in regions) for regions in places]
+        moved.append([float(abs(scores - whole).mean()) for scores in of_places])
+    return Erased(*np.mean(moved, axis=0).tolist())
 
 
 def deliver(ensemble: Ensemble, seeds: Sequence[int], cameras: Sequence[Camera]) -> float:
@@ -256,29 +255,6 @@ def set_into(pixels: Pixels, phantom: Pixels) -> Pixels:
     lit = cv2.resize(np.dstack([seen, field_of(seen)]), pixels[box].shape[1::-1])
     cv2.copyTo(np.ascontiguousarray(lit[..., :3]), lit[..., 3], eye_only[box])
     return np.asarray(cv2.copyTo(eye_only, field.astype(np.uint8), pixels.copy()), np.uint8)
-
-
-def on_disc(drawn: Plan) -> Region:
-    """Return the disc's place in the picture."""
-    return _oval(drawn, drawn.disc)
-
-
-def beside_disc(drawn: Plan) -> list[Region]:
-    """Return ovals of the disc's size on its four sides and at the fovea, as far as the field reaches."""
-    wide, high = drawn.disc_radius
-    centres = [drawn.disc + AWAY * step for step in (wide, -wide, 1j * high, -1j * high)]
-    reach = drawn.field_deg / 2 - ERASED * high
-    return [_oval(drawn, centre) for centre in (*centres, 0j) if abs(centre - drawn.gaze) < reach]
-
-
-def _oval(drawn: Plan, centre: complex) -> Region:
-    width, height = drawn.camera.width_px, drawn.camera.height_px
-    degree = drawn.field_deg / (drawn.camera.field * width)
-    x = (np.arange(width) - (width - 1) / 2) * degree * (-1 if drawn.eye == "left" else 1)
-    y = (np.arange(height) - (height - 1) / 2) * degree
-    across = (x[None] + drawn.gaze.real - centre.real) / drawn.disc_radius[0]
-    along = (y[:, None] + drawn.gaze.imag - centre.imag) / drawn.disc_radius[1]
-    return np.asarray(np.hypot(across, along) < ERASED)
 
 
 def erase(pixels: Pixels, region: Region) -> Pixels:

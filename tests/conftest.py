@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from fundus_client.embedded import EmbeddedServer, embedded_server
 from fundus_core.ensemble import EnsembleSpec, Fold, Normalise
 from fundus_core.preprocess import PreprocessSpec
+from fundus_eval.parity import LIMITS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 COMMANDS = Path(sys.executable).parent
@@ -107,6 +109,18 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) ->
     """The model repository of `tiny_run`."""
     repository = tmp_path_factory.mktemp("export") / "repository"
     succeed("export", "repository", tiny_run, repository)
+    return repository
+
+
+@pytest.fixture(scope="session")
+def int8_repository(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, phantom_folder: Path) -> Path:
+    """`tiny_run` in 8 bits, with golden answers to the 48 phantoms too; of its AUC nothing is asked."""
+    from fundus_export.repository import Wanted, export_repository
+
+    repository = tmp_path_factory.mktemp("int8") / "repository"
+    with pytest.MonkeyPatch.context() as patch:  # an AUC on a dozen phantoms means nothing
+        patch.setitem(LIMITS, "int8", replace(LIMITS["int8"], auc_fall=1.0))
+        export_repository(tiny_run, repository, Wanted(precision="int8", images=phantom_folder), print)
     return repository
 
 

@@ -136,7 +136,9 @@ async def connect(
         if adaptive and not spec.adaptive:
             hint = "Leave --adaptive out, or export the ensemble again."
             raise BundleError(f"Nothing shows when fewer folds of {spec.title} are enough. {hint}")
-        own = own.replace(ENSEMBLE_MODEL, ADAPTIVE_MODEL) if adaptive else own
+        if adaptive:
+            own = own.replace(ENSEMBLE_MODEL, ADAPTIVE_MODEL)
+            await _check_served(stub, address, own)
         # Bytes, not messages: else gRPC copies each image twice more.
         ask = channel.unary_unary(_METHOD, response_deserializer=service_pb2.ModelInferResponse.FromString)
         yield Scorer(spec, spec.digest, own, timeout_s, ask)
@@ -190,6 +192,13 @@ async def _read_model(
     # In a live repository each bundle has an ensemble of its own: a swap does not touch a run that has begun.
     first = answer.config.ensemble_scheduling.step[0].model_name
     return first.replace(PREPROCESS_MODEL, ENSEMBLE_MODEL), spec
+
+
+async def _check_served(stub: service_pb2_grpc.GRPCInferenceServiceStub, address: str, model: str) -> None:
+    answer = await stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=READY_DEADLINE_S)
+    if not answer.ready:
+        hint = f"Start it with --load-model={model} too, or leave --adaptive out."
+        raise BundleError(f"{address} does not serve {model}. {hint}")
 
 
 def _request(data: bytes, request_id: str, model: str) -> bytes:

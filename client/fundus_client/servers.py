@@ -1,6 +1,5 @@
 """Which servers answer: those at `--url`, or an embedded one on a model repository."""
 
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from fundus_client.embedded import EmbeddedServer, embedded_server
 from fundus_client.member import Endpoint, Patience
+from fundus_core.addresses import check_address
 from fundus_core.ensemble import ENSEMBLE_MODEL
 from fundus_core.errors import UsageError
 from fundus_core.repository import check_repository
@@ -43,10 +43,7 @@ class RemoteEndpoint:
     tls: Tls | None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[^/\s]+:\d{1,5}", self.url):
-            raise UsageError(
-                f"--url is {self.url!r}. Write host:port of the server's gRPC, such as localhost:8001."
-            )
+        check_address(self.url)
 
     def address(self, *, anew: bool) -> str:
         """Return "host:port"."""

@@ -1,4 +1,4 @@
-"""Replay golden images through a running server: does it answer as PyTorch did at export?"""
+"""Replay golden images through a running server: does it answer as was answered at export?"""
 
 import asyncio
 import hashlib
@@ -11,15 +11,17 @@ from fundus_client.pool import Pool
 from fundus_client.scorer import Prediction
 from fundus_core.errors import BundleError
 from fundus_core.tables import LabelTable
-from fundus_eval.golden import read_golden
+from fundus_eval.golden import held_to, read_golden
 from fundus_eval.parity import Answers, Parity, compare
 
 COPIES = 2  # of each image at once, so that batches hold identical rows
 IN_FLIGHT = 32
 
 
-async def replay(pool: Pool, repository: Path, own: Path | None, labels: LabelTable | None) -> Parity:
-    """Return the parity of a server with the golden answers of `repository`.
+async def replay(
+    pool: Pool, repository: Path, own: Path | None, labels: LabelTable | None
+) -> list[tuple[str, Parity]]:
+    """Return the parity of a server with the golden answers of `repository`, beside who gave these.
 
     Every image is sent alone first, then all of them at once, each twice: so its answer in batches of any
     size, beside itself and beside others, is compared with its answer alone.
@@ -43,7 +45,10 @@ async def replay(pool: Pool, repository: Path, own: Path | None, labels: LabelTa
 
     together = await asyncio.gather(*(beside_others(path) for path in golden.paths for _ in range(COPIES)))
     repeats = [_answers(together[copy::COPIES]) for copy in range(COPIES)]
-    return compare(pool.spec, golden.answers, _answers(alone), golden.truth, repeats)
+    return [
+        (who, compare(pool.spec, golden.answers[who], _answers(alone), golden.truth, repeats, limit))
+        for who, limit in held_to(pool.spec.precision).items()
+    ]
 
 
 def check_same_bundle(served: str, golden: str, repository: Path) -> None:

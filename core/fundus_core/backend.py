@@ -7,7 +7,8 @@ exists inside the server alone.
 
 import asyncio
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ def _parameter(model_config: str, name: str) -> str:
     return str(json.loads(model_config)["parameters"][name]["string_value"])
 
 
+def _refusal(message: str, code: str) -> Any:
+    import triton_python_backend_utils as pb_utils
+
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
+    )
+
+
 class PreprocessModel:
     """`image` BYTES [1] -> `pixels` UINT8 [S, S, 3], `quality` FP32 [Q] and `bundle` BYTES [1].
 
@@ -68,10 +77,9 @@ class PreprocessModel:
         try:
             seen = [see(data, self._spec) for data in images.reshape(-1)]
         except ImageError as error:
-            message = f"{error.reason}: {error}"
-            return pb_utils.InferenceResponse(
-                error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
-            )
+            return _refusal(f"{error.reason}: {error}", "INVALID_ARG")
+        except Exception as error:  # it would fail the other requests of the batch too
+            return _refusal(f"Preprocessing failed ({type(error).__name__}).", "INTERNAL")
         outputs = {
             PIXELS: np.stack([pixels for pixels, _ in seen]),
             QUALITY: np.stack([quality.vector for _, quality in seen]),
@@ -88,14 +96,13 @@ class OnnxModel:
     """Runs the `model.onnx` beside the importing `model.py`."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the session; this model's share of the cores goes to that many requests at once."""
+        """Open the session."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         # Threads within an operator gain nothing on a large network, and waste most of a small one.
         options.intra_op_num_threads = 1
-        share = max(1, CORES // int(_parameter(args["model_config"], "models_sharing_cores")))
-        self._threads = ThreadPoolExecutor(share)
+        self._threads = ThreadPoolExecutor(_at_once(args))
         path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._inputs = [tensor.name for tensor in self._session.get_inputs()]
@@ -116,6 +123,13 @@ class OnnxModel:
     def finalize(self) -> None:
         """End the threads."""
         self._threads.shutdown()
+
+
+def _at_once(args: Mapping[str, str]) -> int:
+    """Return how many requests a model answers at once, by the cores that it may use."""
+    if any(Path(args["model_repository"]).parent.glob(f"{ADAPTIVE_MODEL}*")):
+        return CORES  # not a share: every image asks the first fold, few ask the last
+    return math.ceil(CORES / int(_parameter(args["model_config"], "models_sharing_cores")))
 
 
 class _RefusedError(Exception):
@@ -147,8 +161,7 @@ class AdaptiveModel:
             pixels, *seen = await self._ask(PREPROCESS_MODEL, [image], [PIXELS, QUALITY, BUNDLE])
             return pb_utils.InferenceResponse([*await self._probabilities(pixels), *seen])
         except _RefusedError as refusal:
-            error = pb_utils.TritonError(str(refusal), getattr(pb_utils.TritonError, code_of(str(refusal))))
-            return pb_utils.InferenceResponse(error=error)
+            return _refusal(str(refusal), code_of(str(refusal)))
 
     async def _probabilities(self, pixels: Any) -> list[Any]:
         """Return the tensors `probability` and `fold_probability`."""

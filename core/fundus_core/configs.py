@@ -11,6 +11,7 @@ Nothing in such a file is written by hand, so that a repository can be checked b
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
@@ -70,16 +71,16 @@ def _files(spec: EnsembleSpec, serving: Serving) -> Iterator[tuple[str, str]]:
         yield from _runtimes(_adaptive(spec, serving, spec.adaptive), {})
         yield f"{ADAPTIVE_MODEL}/1/model.py", _model_py("AdaptiveModel")
     average = _average(spec, serving)
-    yield from _runtimes(_on_onnxruntime(average, serving, spec), {EMBEDDED: _on_python(average, spec)})
+    yield from _runtimes(_averaging(average), {EMBEDDED: _on_python(average, spec)})
     yield f"{AVERAGE_MODEL}/1/model.py", _model_py("OnnxModel")
     for fold in (_fold(spec, each.index, serving) for each in spec.folds):
-        onnxruntime = _warmed(_on_onnxruntime(fold, serving, spec), spec)
         others = {
             EMBEDDED: _on_python(fold, spec),
             TENSORRT: _warmed(_on_tensorrt(fold, serving), spec),
-            ONNXRUNTIME_TENSORRT: _with_engines(onnxruntime),
+            ONNXRUNTIME_TENSORRT: _warmed(_with_engines(fold, serving), spec),
         }
-        yield from _runtimes(onnxruntime, others)
+        onnxruntime = _on_cores(fold, serving, spec) if serving.cores else _on_gpus(fold, serving)
+        yield from _runtimes(_warmed(onnxruntime, spec), others)
         yield f"{fold.name}/1/model.py", _model_py("OnnxModel")
 
 
@@ -178,17 +179,29 @@ def _batched(config: triton.ModelConfig, serving: Serving) -> triton.ModelConfig
     return config
 
 
-def _on_onnxruntime(model: triton.ModelConfig, serving: Serving, spec: EnsembleSpec) -> triton.ModelConfig:
+def _on_gpus(fold: triton.ModelConfig, serving: Serving) -> triton.ModelConfig:
+    return _batched(_copy(fold, backend="onnxruntime"), serving)
+
+
+def _on_cores(fold: triton.ModelConfig, serving: Serving, spec: EnsembleSpec) -> triton.ModelConfig:
+    """Give a fold an instance for each of its cores, which takes one image at a time.
+
+    Neither threads within an operator nor larger batches gain anything on a CPU: docs/performance.md.
+    """
+    return _on_one_thread(fold, math.ceil(serving.cores / len(spec.folds)))
+
+
+def _averaging(average: triton.ModelConfig) -> triton.ModelConfig:
+    config = _on_one_thread(average, 1)
+    config.dynamic_batching.SetInParent()
+    return config
+
+
+def _on_one_thread(model: triton.ModelConfig, instances: int) -> triton.ModelConfig:
     config = _copy(model, backend="onnxruntime")
-    if model.name == AVERAGE_MODEL:
-        config.dynamic_batching.SetInParent()
-        config.instance_group.add(count=1, kind=triton.ModelInstanceGroup.KIND_CPU)
-        _parameters(config, {"intra_op_thread_count": "1"})
-        return config
-    if serving.cores:
-        share = max(1, serving.cores // (len(spec.folds) * serving.fold_instances))
-        _parameters(config, {"intra_op_thread_count": str(share)})
-    return _batched(config, serving)
+    config.instance_group.add(count=instances, kind=triton.ModelInstanceGroup.KIND_CPU)
+    _parameters(config, {"intra_op_thread_count": "1"})
+    return config
 
 
 def _on_tensorrt(model: triton.ModelConfig, serving: Serving) -> triton.ModelConfig:
@@ -196,8 +209,8 @@ def _on_tensorrt(model: triton.ModelConfig, serving: Serving) -> triton.ModelCon
     return _batched(config, serving)
 
 
-def _with_engines(onnxruntime: triton.ModelConfig) -> triton.ModelConfig:
-    config = _copy(onnxruntime)
+def _with_engines(fold: triton.ModelConfig, serving: Serving) -> triton.ModelConfig:
+    config = _on_gpus(fold, serving)
     engines = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
     cache = {"trt_engine_cache_enable": "true", "trt_engine_cache_path": ENGINE_CACHE}
     for name, value in cache.items():

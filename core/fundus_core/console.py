@@ -1,5 +1,6 @@
 """What the four commands share at the terminal. The only module of core that knows click and rich."""
 
+import errno
 import functools
 import logging
 import sys
@@ -22,15 +23,31 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class FundusGroup(click.Group):
-    """A click group that turns a `FundusError` into one sentence on stderr and its exit code."""
+    """A click group that turns what is no bug into one sentence on stderr and an exit code.
+
+    A `FundusError` has its own code. Of the system's errors one that names a path is taken for a wrong
+    argument, such as a folder that cannot be written.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command; end the process with the error's own exit code."""
         try:
             return super().invoke(ctx)
         except FundusError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(error.exit_code)
+            problem = error
+        except OSError as error:
+            if error.errno in (None, errno.EPIPE):  # a bug; or who read stdout has gone, which click knows
+                raise
+            problem = _explained(error)
+        click.echo(f"Error: {problem}", err=True)
+        sys.exit(problem.exit_code)
+
+
+def _explained(error: OSError) -> FundusError:
+    if error.filename is None:
+        return FundusError(f"{error.strerror}. Mend that and run the command again.")
+    hint = "Mend that or give another path, and run the command again."
+    return UsageError(f"'{error.filename}': {error.strerror}. {hint}")
 
 
 def tls_options(command: Callable[..., Any]) -> Callable[..., Any]:

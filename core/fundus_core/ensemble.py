@@ -15,6 +15,7 @@ from fundus_core.schema import build
 from fundus_core.views import View, views_named
 
 MANIFEST = "manifest.json"
+LIVE = "live.json"  # in a folder of several bundles (`fundus-export deploy`), which has no manifest
 MODEL_ONNX = "1/model.onnx"  # of each fold and of the average, below the model's folder
 
 ENSEMBLE_MODEL = "fundus_ensemble"
@@ -178,6 +179,9 @@ def read_manifest(repository: Path) -> EnsembleSpec:
     try:
         return EnsembleSpec.from_json(path.read_text())
     except (OSError, UnicodeDecodeError):
+        if (repository / LIVE).exists():
+            hint = "Give a bundle that was deployed there; what you change in it, deploy again."
+            raise BundleError(f"'{repository}' is a live repository, not a bundle. {hint}") from None
         hint = "Give a folder made by `fundus-export repository`."
         raise BundleError(f"'{repository}' has no readable {MANIFEST}. {hint}") from None
 

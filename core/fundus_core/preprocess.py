@@ -25,6 +25,7 @@ LIT_SHARE = 0.01  # of a row or column; less is margin noise or a printed date
 MARGIN_REMOVED = "margin removed"  # the step that other code looks for
 SCAN_PX = 512  # the margin is looked for on about this many rows and columns
 FINER = 1.5  # than its result: what a photograph is reduced to at most
+MOST_CUT_PX = 4096  # side of what is cut out: of a long strip it could be many times the picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +139,13 @@ def crop_around(pixels: Pixels, disc: Disc, share: float, multiple_px: int = 1) 
     """Return a square around `disc` whose side is this share of the field; black beyond the picture.
 
     It is cut between the pixels: the disc has its place in the result whatever the camera's pixels are. The
-    square has the next larger multiple of `multiple_px` pixels a side, so that a resize takes whole ones.
+    square has the next larger multiple of `multiple_px` pixels a side, so that a resize takes whole ones, up
+    to `MOST_CUT_PX`.
     """
     height, width = pixels.shape[:2]
     side = share * disc.field * max(height, width)
-    side_px = multiple_px * max(1, math.ceil(side / multiple_px))
+    most = max(1, MOST_CUT_PX // multiple_px)
+    side_px = multiple_px * min(most, max(1, math.ceil(side / multiple_px)))
     scale = side / side_px
     left, top = ((scale - 1 - side) / 2 + centre for centre in (disc.x * width, disc.y * height))
     placed = np.array([[scale, 0, left], [0, scale, top]])
@@ -166,6 +169,8 @@ def _circle(side: int) -> Pixels:
 def pad_to_square(pixels: Pixels) -> Pixels:
     """Return `pixels` with black bars that make it square, so that a resize keeps circles round."""
     height, width = pixels.shape[:2]
+    if height == width:
+        return pixels
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
     borders = (top, side - height - top, left, side - width - left)

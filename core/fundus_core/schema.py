@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from fundus_core.errors import FundusError
 
 T = TypeVar("T")
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a table"}
 
 
 def build(cls: type[T], data: Mapping[str, Any], error: type[FundusError], where: str) -> T:
@@ -75,10 +76,17 @@ def _value(hint: Any, value: Any, error: type[FundusError], where: str) -> Any:
         return value
     if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    raise error(f"{where}: expected {_wanted(hint)}, got {value!r}.")
+    got = WORDS[dict] if isinstance(value, Mapping) else repr(value)
+    raise error(f"{where}: expected {_wanted(hint)}, got {got}.")
 
 
 def _wanted(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
+    origin = typing.get_origin(hint) or hint
+    if origin is typing.Literal:
         return f"one of {', '.join(map(repr, typing.get_args(hint)))}"
-    return hint.__name__ if isinstance(hint, type) else str(hint)
+    if origin is tuple:
+        return f"a list, each item {_wanted(typing.get_args(hint)[0])}"
+    if dataclasses.is_dataclass(origin):
+        keys = ", ".join(field.name for field in dataclasses.fields(origin))
+        return f"a table with keys of its own ({keys})"
+    return WORDS.get(origin, str(hint))

@@ -23,10 +23,11 @@ class Serving:
         max_queued: requests that may wait; the next one is told to try again.
         queue_timeout_s: how long a request may wait before it is refused; 0: for ever.
         max_inflight: decoded images that may wait for a slow fold, so that memory stays bounded; 0: no bound.
-        fold_instances: copies of each fold on every GPU, or on the CPU.
-        preprocess_instances: processes that decode and preprocess; each uses all cores by threads.
-        cores: CPU cores that the folds share, so that they don't fight for them; 0: each fold takes all,
-            which is right where they run on a GPU.
+        fold_instances: copies of each fold on every GPU.
+        preprocess_instances: processes that decode and preprocess; each uses up to `max_batch` cores.
+        cores: CPU cores that the folds share, so that they don't fight for them: a fold gets an instance of
+            one thread for each core of its share, and no batches. 0: for GPUs; on a CPU each fold would
+            then take all cores.
     """
 
     max_batch: int = 8
@@ -73,6 +74,6 @@ def changed(serving: Serving, values: dict[str, Any]) -> Serving:
     return build(Serving, asdict(serving) | values, UsageError, "setting")
 
 
-def write_serving(serving: Serving, repository: Path) -> None:
-    """Write serving.json."""
-    (repository / SERVING).write_text(json.dumps(asdict(serving), indent=2) + "\n")
+def serving_json(serving: Serving) -> str:
+    """Return the content of serving.json."""
+    return json.dumps(asdict(serving), indent=2) + "\n"

@@ -16,13 +16,45 @@ die() {
 }
 
 flags=(
-  --model-control-mode=explicit --load-model=fundus_ensemble # and the models that it is made of
+  --model-control-mode=explicit
   --disable-auto-complete-config
   --exit-timeout-secs=30
   # HTTP knows no TLS: it answers to health checks only.
   "--http-restricted-api=metadata,model-config,inference,$admin:fundus-admin-key=$admin_key"
   "--grpc-restricted-protocol=$admin:fundus-admin-key=$admin_key"
 )
+
+load() { # with an ensemble come the models that it is made of, but not the one that asks fewer of them
+  local repository=$1 ensemble adaptive
+  flags+=("--model-repository=$repository")
+  for ensemble in "${@:2}"; do
+    flags+=("--load-model=$ensemble")
+    adaptive=${ensemble/#fundus_ensemble/fundus_adaptive}
+    if [[ -e $repository/$adaptive/config.pbtxt ]]; then flags+=("--load-model=$adaptive"); fi
+  done
+}
+
+cores_to_share() { # none where a GPU is there, or where the bundle says itself how many
+  python3 -P - "$models" <<'PYTHON'
+import sys
+from pathlib import Path
+
+from fundus_core.limits import usable_cores
+from fundus_core.serving import read_serving
+from fundus_export.toolchain import find_gpu
+
+if not find_gpu() and not read_serving(Path(sys.argv[1])).cores:
+    print(usable_cores())
+PYTHON
+}
+
+share_cores() { # without a GPU: else each fold takes all of them
+  local cores
+  cores=$(cores_to_share)
+  if [[ -z $cores ]]; then return; fi
+  echo "No GPU: the folds share $cores cores."
+  fundus-export configs "$models" --set "cores=$cores" >/dev/null
+}
 
 serve_copy() {
   [[ -w $models ]] || die "$models needs a volume that user $(id -u) may write to."
@@ -31,14 +63,27 @@ serve_copy() {
   local own=(--exclude='model.plan*' --exclude='timing*.cache' --exclude=__pycache__)
   tar --directory "$bundle" "${own[@]}" --mode=u+rwX --create . | tar --directory "$models" --extract
   fundus-export check "$models"
-  if [[ $tensorrt == 1 ]]; then fundus-export tensorrt "$models"; fi
-  flags+=("--model-repository=$models" --strict-readiness=true)
+  if [[ $tensorrt == 1 ]]; then fundus-export tensorrt "$models"; else share_cores; fi
+  load "$models" fundus_ensemble
+  flags+=(--strict-readiness=true)
+}
+
+need_plans() { # of each fold of these ensembles
+  local ensemble fold
+  for ensemble in "$@"; do
+    for fold in "$bundle"/fundus_fold_*"${ensemble#fundus_ensemble}"; do
+      [[ -e $fold/1/model.plan ]] || die "${fold##*/} has no TensorRT plan, and a live repository gets none" \
+        "here. Run \`fundus-export tensorrt BUNDLE\` on this machine, then \`fundus-export deploy\` into a" \
+        "new folder; or set FUNDUS_TENSORRT=0."
+    done
+  done
 }
 
 serve_live() { # where it lies, for `fundus-export deploy` changes it; its bundles bring plans of their own
   fundus-export check "$bundle"
   mapfile -t ensembles < <(grep --only-matching 'fundus_ensemble_[0-9a-f]*' "$bundle/live.json" | sort --unique)
-  flags+=("--model-repository=$bundle" "${ensembles[@]/#/--load-model=}")
+  if [[ $tensorrt == 1 ]]; then need_plans "${ensembles[@]}"; fi
+  load "$bundle" fundus_ensemble "${ensembles[@]}"
   flags+=(--strict-readiness=false) # a strict server is "not ready" while it loads another bundle
 }
 

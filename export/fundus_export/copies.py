@@ -4,13 +4,14 @@
     fundus_ensemble_1a2b3c4d/              its ensemble, by whose name the bundle is known here
     fundus_ensemble_1a2b3c4d/serving.json  its settings, if it has any: the configs are rendered from them
 
-So the copy can be checked as the bundle can.
+So the copy can be checked as the bundle can, and its plans too: nothing is built in a live repository.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -19,7 +20,8 @@ from tritonclient.grpc import model_config_pb2 as triton
 from fundus_core.configs import CONFIG, HEADER, render
 from fundus_core.ensemble import DIGEST_PARAMETER, ENSEMBLE_MODEL, MANIFEST_PARAMETER, EnsembleSpec
 from fundus_core.errors import BundleError
-from fundus_core.repository import complaints, digests, files_below, refuse
+from fundus_core.provenance import sha256_of
+from fundus_core.repository import COMPILED, complaints, digests, files_below, refuse
 from fundus_core.serving import SERVING, read_serving
 
 N_HASH = 8  # characters
@@ -31,20 +33,25 @@ ITS_SERVING = f"{ENSEMBLE_MODEL}/{SERVING}"
 def copy_bundle(bundle: Path, live: Path) -> str:
     """Copy the models of a bundle into a live repository; return the name of its ensemble there."""
     files = [path for path in sorted(bundle.glob("fundus_*/**/*")) if path.is_file()]
-    files = [path for path in files if path.parent.name != "__pycache__"]
-    content = json.dumps(digests(bundle, iter(files)), sort_keys=True)  # settings and plans count
-    suffix = f"_{hashlib.sha256(content.encode()).hexdigest()[:N_HASH]}"
-    partial = live / PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)
+    files = [path for path in files if path.parent.name != COMPILED]
+    suffix = _suffix(digests(bundle, iter(files)))
+    made = live / PARTIAL
+    shutil.rmtree(made, ignore_errors=True)
     for path in files:
-        _copy(path, _place(partial, suffix, path.relative_to(bundle).as_posix()), suffix)
+        _copy(path, _place(made, suffix, path.relative_to(bundle).as_posix()), suffix)
     if (bundle / SERVING).exists():
-        shutil.copyfile(bundle / SERVING, _place(partial, suffix, ITS_SERVING))
-    for folder in partial.iterdir():
+        shutil.copyfile(bundle / SERVING, _place(made, suffix, ITS_SERVING))
+    for folder in made.iterdir():
         if not (live / folder.name).exists():
             folder.replace(live / folder.name)
-    shutil.rmtree(partial)
+    shutil.rmtree(made)
     return f"{ENSEMBLE_MODEL}{suffix}"
+
+
+def _suffix(content: Mapping[str, str]) -> str:
+    """Return what the names of a bundle's models end in; `content` has the digest of each of its files."""
+    text = json.dumps(content, sort_keys=True)  # settings, by the configs, and plans count
+    return f"_{hashlib.sha256(text.encode()).hexdigest()[:N_HASH]}"
 
 
 def _copy(path: Path, target: Path, suffix: str) -> None:
@@ -54,7 +61,7 @@ def _copy(path: Path, target: Path, suffix: str) -> None:
     else:
         shutil.copyfile(path, target)
     if path.name == "model.py":  # bytecode written here would be a change: the server would load it again
-        target.with_name("__pycache__").touch()
+        target.with_name(COMPILED).touch()
 
 
 def _place(folder: Path, suffix: str, path: str) -> Path:
@@ -72,26 +79,36 @@ def _renamed(text: str, suffix: str) -> str:
 
 
 def check_copy(live: Path, model: str) -> None:
-    """Refuse a bundle of which a file is not as it was deployed; plans are the serving machine's own.
+    """Refuse a bundle of which a file, a plan included, is not as it was deployed.
 
     Raises:
-        BundleError: a file was changed, is missing, or doesn't belong there: each is named.
+        BundleError: a file was changed, is missing, or doesn't belong there: each is named where that is
+            certain. Or all are as each other say, but not as the name of the bundle says.
         UsageError: its settings cannot be used.
     """
     suffix = model.removeprefix(ENSEMBLE_MODEL)
     spec = EnsembleSpec.from_json(_parameter(live, model, MANIFEST_PARAMETER))
-    rendered = {
-        path: _renamed(text, suffix) if path.endswith(".pbtxt") else text
-        for path, text in render(spec, read_serving(live / model)).items()
-    }
-    present = {
-        f"{folder.name.removesuffix(suffix)}/{path}"
-        for folder in live.glob(f"fundus_*{suffix}")
-        for path in files_below(folder)
-        if not path.endswith("__pycache__")
-    }
-    said = complaints(spec, rendered, present - {ITS_SERVING}, lambda path: _place(live, suffix, path))
-    refuse(f"{model} in '{live}'", said, AGAIN)
+    texts, place = render(spec, read_serving(live / model)), partial(_place, live, suffix)
+    present = set(_present(live, suffix)) - {ITS_SERVING}
+    where, copied = f"{model} in '{live}'", dict(_copied(texts, suffix))
+    refuse(where, complaints(spec, copied, present, place), AGAIN)
+    plans = {path: sha256_of(place(path)) for path in present - copied.keys() - spec.files.keys()}
+    rendered = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()}
+    if _suffix(spec.files | rendered | plans) != suffix:
+        raise BundleError(f"{where}: a plan, the settings or the manifest was changed. {AGAIN}")
+
+
+def _present(live: Path, suffix: str) -> Iterator[str]:
+    for folder in live.glob(f"fundus_*{suffix}"):
+        yield from (f"{folder.name.removesuffix(suffix)}/{path}" for path in files_below(folder))
+
+
+def _copied(texts: Mapping[str, str], suffix: str) -> Iterator[tuple[str, str]]:
+    """Yield what `copy_bundle` makes of the rendered files of a bundle."""
+    for path, text in texts.items():
+        yield path, _renamed(text, suffix) if path.endswith(".pbtxt") else text
+        if path.endswith("/model.py"):
+            yield path.replace("model.py", COMPILED), ""
 
 
 def bundle_digest(live: Path, model: str) -> str:

@@ -22,14 +22,13 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from fundus_core.ensemble import ADAPTIVE_MODEL, ENSEMBLE_MODEL, MANIFEST
+from fundus_core.ensemble import ADAPTIVE_MODEL, ENSEMBLE_MODEL, LIVE, MANIFEST
 from fundus_core.errors import BundleError, ServerError, UsageError
 from fundus_core.repository import check_repository
 from fundus_core.schema import build
 from fundus_export.copies import AGAIN, N_HASH, bundle_digest, check_copy, copy_bundle, entry_configs
 from fundus_export.server import Server
 
-LIVE = "live.json"
 LOCK = "live.lock"
 
 

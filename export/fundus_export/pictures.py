@@ -1,7 +1,7 @@
 """The images on which PyTorch and the exported graphs are compared, preprocessed as the server does it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ from fundus_core.files import find_images, read_encoded
 from fundus_core.images import DEFAULT_LIMITS
 from fundus_core.preprocess import Pixels, preprocess_encoded
 from fundus_core.reading import read_scores
-from fundus_core.tables import LabelTable
-from fundus_eval.golden import GOLDEN, nothing_known, phantom_labels
+from fundus_core.tables import UNLABELLED, LabelTable
+from fundus_eval.golden import nothing_known, phantoms
 from fundus_eval.parity import Answers
 from fundus_train.finished import finished_cases
 from fundus_train.recipe import Recipe
@@ -27,6 +27,10 @@ class Pictures:
 
     pixels: Pixels
     truth: NDArray[np.int8]
+
+    def unlabelled(self) -> "Pictures":
+        """Return them without what is known of them."""
+        return replace(self, truth=np.full_like(self.truth, UNLABELLED))
 
     def __add__(self, other: "Pictures") -> "Pictures":
         pixels = np.concatenate([self.pixels, other.pixels])
@@ -74,9 +78,9 @@ def _spread(n: int, count: int) -> NDArray[np.int64]:
 
 
 def golden_pictures(repository: Path, spec: EnsembleSpec) -> Pictures:
-    """Return the golden phantoms of a repository."""
-    labels = phantom_labels(repository, spec)
-    return _pictures([repository / GOLDEN / image_id for image_id in labels.image_id], labels.values, spec)
+    """Return the golden phantoms of a repository, whose labels say nothing of photographs."""
+    paths = phantoms(repository)
+    return _pictures(paths, nothing_known(spec).values_of([path.name for path in paths]), spec)
 
 
 def own_pictures(folder: Path, labels: LabelTable | None, spec: EnsembleSpec) -> tuple[list[Path], Pictures]:

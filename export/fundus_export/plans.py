@@ -20,12 +20,10 @@ from pathlib import Path
 from fundus_core.ensemble import MODEL_ONNX, PIXELS, EnsembleSpec, fold_model
 from fundus_core.errors import BundleError, UsageError
 from fundus_core.provenance import sha256_of
+from fundus_core.repository import PLAN, RECORD
 from fundus_core.schema import build
 from fundus_export.engine import INSTEAD, Backend, Profile, build_engine, write_whole
 from fundus_export.toolchain import Toolchain, this_toolchain
-
-PLAN = "model.plan"
-RECORD = "model.plan.json"
 
 Say = Callable[[str], None]
 Report = Callable[[int, float], None]
@@ -145,15 +143,21 @@ def read_record(plan: Path) -> PlanRecord:
 def _build(
     onnx: Path, cache: Path | None, toolchain: Toolchain, profile: Profile, report: Callable[[float], None]
 ) -> None:
-    """Write the plan, and then its record: without a record it counts as stale."""
+    """Write a plan and its record; whenever this ends, no plan lies beside the record of another."""
     plan = onnx.with_name(PLAN)
     if not os.access(plan.parent, os.W_OK):
         raise UsageError(f"'{plan.parent}' cannot be written. Allow it, or copy the repository.")
+    partial = plan.with_name(f"{PLAN}.partial")
     digest, started = _sha256(onnx), time.monotonic()
-    build_engine(onnx, plan, profile, toolchain.backend, cache, report)
-    seconds = round(time.monotonic() - started, 1)
-    record = PlanRecord(toolchain, profile, digest, _sha256(plan), seconds)
-    write_whole(plan.with_name(RECORD), f"{json.dumps(asdict(record), indent=2)}\n".encode())
+    try:
+        build_engine(onnx, partial, profile, toolchain.backend, cache, report)
+        seconds = round(time.monotonic() - started, 1)
+        record = PlanRecord(toolchain, profile, digest, _sha256(partial), seconds)
+        plan.unlink(missing_ok=True)
+        write_whole(plan.with_name(RECORD), f"{json.dumps(asdict(record), indent=2)}\n".encode())
+        partial.replace(plan)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _timing_cache(repository: Path, toolchain: Toolchain) -> Path | None:

@@ -21,13 +21,13 @@ from fundus_core.reading import read_labels
 from fundus_core.repository import digests, write_rendered
 from fundus_core.serving import Serving
 from fundus_core.tables import LabelTable
-from fundus_eval.golden import draw_phantoms, write_answers
-from fundus_eval.parity import Parity
+from fundus_eval.golden import GRAPHS, PYTORCH, draw_phantoms, held_to, write_answers
+from fundus_eval.parity import Parity, laid_out
 from fundus_export.graph import FoldAverage
 from fundus_export.onnx import save, traced
 from fundus_export.pictures import calibration_pixels, golden_pictures, held_out, own_pictures
 from fundus_export.precision import fold_graph
-from fundus_export.runtime import pytorch_answers
+from fundus_export.runtime import onnx_answers, pytorch_answers
 from fundus_export.trained import Trained, Wanted, ensemble_spec, load_run
 from fundus_export.verify import N_AGAIN, N_JUDGED, demand, verify
 
@@ -66,9 +66,8 @@ def _write(trained: Trained, out: Path, wanted: Wanted, report: Report) -> Ensem
     _write_golden(trained, spec, out, wanted.images)
     labels = read_labels(wanted.labels, spec.labels) if wanted.labels else None
     found = parities(trained, spec, out, wanted.images, labels)
-    for name, parity in found:
-        for line in parity.lines():
-            report(f"{name:<12}{line}")
+    for line in laid_out(found).splitlines():
+        report(line)
     demand(found)
     spec = replace(spec, files=digests(out, (path for path in sorted(out.rglob("*")) if path.is_file())))
     write_manifest(spec, out)
@@ -89,19 +88,23 @@ def _write_graphs(trained: Trained, spec: EnsembleSpec, out: Path, report: Repor
 
 
 def _write_golden(trained: Trained, spec: EnsembleSpec, out: Path, images: Path | None) -> None:
-    """Write what PyTorch answers to the golden phantoms, and to images of the user's own."""
+    """Write what is answered to the golden phantoms, and to images of the user's own."""
     paths, pictures = [*draw_phantoms(out)], golden_pictures(out, spec)
     if images:
         own, theirs = own_pictures(images, None, spec)
         paths, pictures = [*paths, *own], pictures + theirs
-    write_answers(out, spec, paths, pytorch_answers(trained.networks, spec.view_table, pictures.pixels))
+    answers = pytorch_answers(trained.networks, spec.view_table, pictures.pixels)
+    write_answers(out, spec, paths, PYTORCH, answers)
+    if GRAPHS in held_to(spec.precision):
+        write_answers(out, spec, paths, GRAPHS, onnx_answers(out, spec, pictures.pixels))
 
 
 def parities(
     trained: Trained, spec: EnsembleSpec, repository: Path, images: Path | None, labels: LabelTable | None
 ) -> list[tuple[str, Parity]]:
     """Compare PyTorch with the graphs on golden phantoms, held-out photographs and the user's own images."""
-    pictures = golden_pictures(repository, spec) + held_out(trained.run, trained.recipe, N_AGAIN).pictures
+    again = held_out(trained.run, trained.recipe, N_AGAIN).pictures
+    pictures = golden_pictures(repository, spec) + again.unlabelled()  # so few cannot judge an AUC
     if images:
         pictures += own_pictures(images, labels, spec)[1]
     answers = pytorch_answers(trained.networks, spec.view_table, pictures.pixels)

@@ -16,7 +16,7 @@ from fundus_train.network import FundusNetwork, mean_probability
 BATCH = 5
 
 
-def onnx_answers(repository: Path, spec: EnsembleSpec, pixels: Pixels, batch: int = BATCH) -> Answers:
+def onnx_answers(repository: Path, spec: EnsembleSpec, pixels: Pixels, batch: int = 1) -> Answers:
     """Return the answers of the exported folds to `pixels` (N, S, S, 3), `batch` at a time."""
     return _answers(
         _of_graph(repository / fold_model(fold.index) / MODEL_ONNX, pixels, batch) for fold in spec.folds

@@ -8,6 +8,7 @@ from typing import Any
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from fundus_core.addresses import check_address
 from fundus_core.ensemble import DIGEST_PARAMETER
 from fundus_core.errors import ServerError, ServerRefusedError, ServerUnreachableError
 from fundus_core.tls import Tls, refusal
@@ -56,7 +57,9 @@ def connect(url: str, admin_key: str | None, tls: Tls | None) -> Iterator[Server
 
     Raises:
         ServerUnreachableError: nobody answers there; its subclass says that both don't agree on TLS.
+        UsageError: `url` is not host:port.
     """
+    check_address(url)
     headers = {KEY_HEADER: admin_key} if admin_key else {}
     with InferenceServerClient(url, creds=tls and tls.credentials(), channel_args=DIRECT) as client:
         try:

@@ -3,14 +3,18 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import FundusError
-from fundus_eval.parity import Answers, Parity, compare
-from fundus_export.pictures import HeldOut, Pictures
-from fundus_export.runtime import onnx_answers
+from fundus_eval.golden import GRAPHS, held_to, read_golden
+from fundus_eval.parity import Answers, Parity, compare, laid_out
+from fundus_export.pictures import HeldOut, Pictures, golden_pictures
+from fundus_export.runtime import BATCH, onnx_answers
 
 N_AGAIN = 32  # held-out photographs that PyTorch answers once more
 N_JUDGED = 600  # held-out photographs on which the AUC of an int8 ensemble is judged
+COPIES = 2  # of each picture in a batch, so that batches hold identical rows
 
 
 class ParityError(FundusError):
@@ -28,16 +32,28 @@ def verify(
         pictures: N images.
         pytorch: what PyTorch answers to them now.
         judged: for int8, whose limit is an AUC: photographs that the run itself has scored.
+
+    Raises:
+        BundleError: of an int8 repository that has no answers of its graphs.
     """
     yield "images", _parity(repository, spec, pictures, pytorch)
     if spec.precision == "int8":
         yield "inner test", _parity(repository, spec, judged.pictures, judged.recorded)
+        yield "recorded", _repeated(repository, spec)
 
 
 def _parity(repository: Path, spec: EnsembleSpec, pictures: Pictures, pytorch: Answers) -> Parity:
-    found = onnx_answers(repository, spec, pictures.pixels)
-    alone = onnx_answers(repository, spec, pictures.pixels, batch=1)
-    return compare(spec, pytorch, found, pictures.truth, [alone])
+    alone = onnx_answers(repository, spec, pictures.pixels)
+    twice = onnx_answers(repository, spec, np.repeat(pictures.pixels, COPIES, axis=0), COPIES * BATCH)
+    repeats = [twice[copy::COPIES] for copy in range(COPIES)]
+    return compare(spec, pytorch, alone, pictures.truth, repeats)
+
+
+def _repeated(repository: Path, spec: EnsembleSpec) -> Parity:
+    """Return whether the graphs still answer to the golden phantoms as they did at export."""
+    recorded = read_golden(repository, spec, None, None).answers[GRAPHS]
+    found = onnx_answers(repository, spec, golden_pictures(repository, spec).pixels)
+    return compare(spec, recorded, found, limit=held_to(spec.precision)[GRAPHS])
 
 
 def demand(parities: Sequence[tuple[str, Parity]]) -> None:
@@ -48,6 +64,5 @@ def demand(parities: Sequence[tuple[str, Parity]]) -> None:
     """
     broken = [(name, parity) for name, parity in parities if parity.broken]
     if broken:
-        said = "\n".join(f"{name:<12}{line}" for name, parity in broken for line in parity.lines())
         hint = "Try another precision, or another version of torch or onnxruntime."
-        raise ParityError(f"The graphs do not answer as PyTorch does. {hint}\n{said}")
+        raise ParityError(f"The graphs do not answer as PyTorch does. {hint}\n{laid_out(broken)}")

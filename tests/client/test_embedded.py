@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 
-from fundus_client import embedded
+from fundus_client import embedded, wheel
 from fundus_client.embedded import embedded_server
 from fundus_client.listener import Listener, Ports, free_port
 from fundus_core.errors import BundleError, MissingExtraError, ServerError, ServerUnreachableError
@@ -274,8 +274,8 @@ def test_a_port_lost_to_another_program_is_replaced(
 def test_a_python_without_stub_is_a_sentence(
     make_repository: MakeRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "_PYTHON", "3.99")
-    monkeypatch.setattr(embedded, "_libpython_folders", list)
+    monkeypatch.setattr(wheel, "_PYTHON", "3.99")
+    monkeypatch.setattr(wheel, "_libpython_folders", list)
     with (
         pytest.raises(ServerError, match=r"Python 3\.99, only with 3\.8, .*3\.13\."),
         embedded_server(make_repository()),
@@ -300,5 +300,5 @@ def test_a_missing_repository_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_the_wheel_is_found_without_importing_it() -> None:
-    code = "import sys, fundus_client.embedded as e; e.find_wheel(); print('pytriton' in sys.modules)"
+    code = "import sys, fundus_client.wheel as e; e.find_wheel(); print('pytriton' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import bare_spec, files_up_to
 
-from fundus_client import embedded
+from fundus_client import wheel
 from fundus_client.checkup import machine
 from fundus_client.checkup.finding import Finding
 from fundus_core.limits import allowed_cores, free_memory_bytes, usable_cores
@@ -187,9 +187,9 @@ def test_a_complete_server_is_well() -> None:
 
 @needs_wheel
 def test_a_python_without_stub_or_library_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "_PYTHON", "3.99")
+    monkeypatch.setattr(wheel, "_PYTHON", "3.99")
     assert "needs libpython3.99.so.1.0" in machine.server_parts().what
-    monkeypatch.setattr(embedded, "_libpython_folders", list)
+    monkeypatch.setattr(wheel, "_libpython_folders", list)
     assert "cannot run models with Python 3.99" in machine.server_parts().what
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
+from tests.bundles import content
 from tests.conftest import bare_spec
 from tritonclient.grpc import model_config_pb2 as triton
 
@@ -12,10 +14,12 @@ from fundus_core.adaptive import Adaptive
 from fundus_core.configs import render
 from fundus_core.ensemble import EnsembleSpec, write_manifest
 from fundus_core.errors import BundleError, UsageError
-from fundus_core.repository import check_repository, digests, write_rendered
-from fundus_core.serving import Serving, write_serving
+from fundus_core.repository import check_repository, digests, write_rendered, write_settings
+from fundus_core.serving import SERVING, Serving, serving_json
 
 WEIGHTS = "fundus_fold_0/1/model.onnx"
+PLAN = "fundus_fold_0/1/model.plan"
+COMPILED = "fundus_fold_0/1/__pycache__/model.cpython-311.pyc"
 
 
 def made(folder: Path) -> EnsembleSpec:
@@ -32,19 +36,44 @@ def test_what_was_written_passes(tmp_path: Path) -> None:
     assert made(tmp_path) == check_repository(tmp_path)
 
 
+def with_plan(repository: Path) -> None:
+    """Put a plan beside the weights, which is none, and the part of its record that is checked."""
+    (repository / PLAN).write_text("plan")
+    record = {"plan_sha256": hashlib.sha256(b"plan").hexdigest()}
+    (repository / f"{PLAN}.json").write_text(json.dumps(record))
+
+
+def with_compiled_python(repository: Path) -> None:
+    (repository / COMPILED).parent.mkdir()
+    (repository / COMPILED).write_text("made here")
+
+
 def test_what_a_serving_machine_adds_passes(tmp_path: Path) -> None:
     spec = made(tmp_path)
-    for path in (
-        "NOTICE.md",
-        "fundus_fold_0/1/model.plan",
-        "fundus_fold_0/1/model.plan.json",
-        "fundus_fold_0/1/__pycache__/model.pyc",
-    ):
-        (tmp_path / path).parent.mkdir(exist_ok=True)
+    with_plan(tmp_path)
+    for path in ("NOTICE.md", f"{PLAN}.partial", "timing-10.16-NVIDIA-L4.cache"):
         (tmp_path / path).write_text("made here")
-    write_serving(Serving(cores=4), tmp_path)
-    write_rendered(tmp_path, spec, Serving(cores=4))
+    write_settings(tmp_path, spec, Serving(cores=4))
+    assert check_repository(tmp_path, in_place=True) == spec
+
+
+def test_compiled_python_passes_only_where_it_is_left_out(tmp_path: Path) -> None:
+    spec = made(tmp_path)
+    with_compiled_python(tmp_path)
     assert check_repository(tmp_path) == spec
+    said = r"fundus_fold_0/1/__pycache__ holds compiled Python\. Delete the folders __pycache__: [^.]*\.$"
+    with pytest.raises(BundleError, match=said):
+        check_repository(tmp_path, in_place=True)
+
+
+@pytest.mark.parametrize("model", ["fundus_ensemble", "fundus_fold_0", "fundus_average"])
+def test_settings_that_cannot_be_written_change_nothing(model: str, tmp_path: Path) -> None:
+    spec = made(tmp_path)
+    before = content(tmp_path)
+    (tmp_path / model / ".config.pbtxt.partial").mkdir()  # in the way
+    with pytest.raises(IsADirectoryError):
+        write_settings(tmp_path, spec, Serving(cores=8))
+    assert content(tmp_path) == before
 
 
 def test_only_an_ensemble_with_a_margin_has_the_adaptive_model(tmp_path: Path) -> None:
@@ -80,12 +109,36 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "mine/config.pbtxt does not belong there",
     ),
     "link to a folder": (lambda r: (r / "more").symlink_to("/"), "more does not belong there"),
+    "a model by the name of a text": (
+        lambda r: (r / "NOTICE.md").symlink_to("/"),
+        "NOTICE.md does not belong there",
+    ),
+    "code in a folder of compiled Python": (
+        lambda r: [(r / COMPILED).mkdir(parents=True), (r / COMPILED / "model.py").touch()],
+        f"{COMPILED}/model.py does not belong there",
+    ),
+    "plan": (
+        lambda r: [with_plan(r), (r / PLAN).write_text("another")],
+        f"{PLAN} was changed. Delete the plan, or run `fundus-export tensorrt`.",
+    ),
+    "plan of nobody": (
+        lambda r: (r / PLAN).write_text("plan"),
+        f"{PLAN} has no record of its build. Delete the plan, or run `fundus-export tensorrt`.",
+    ),
+    "plan of whatever": (
+        lambda r: [with_plan(r), (r / f"{PLAN}.json").write_text("[]")],
+        f"{PLAN} has no record of its build",
+    ),
+    "plan of no fold": (
+        lambda r: [(r / "fundus_fold_7/1").mkdir(parents=True), (r / "fundus_fold_7/1/model.plan").touch()],
+        "fundus_fold_7/1/model.plan does not belong there",
+    ),
     "threshold": (
         lambda r: (r / "manifest.json").write_text((r / "manifest.json").read_text().replace("0.5", "0.4")),
         "fundus_ensemble/config.pbtxt was changed",
     ),
     "settings that were not rendered": (
-        lambda r: write_serving(Serving(cores=8), r),
+        lambda r: (r / SERVING).write_text(serving_json(Serving(cores=8))),
         "run `fundus-export configs`",
     ),
 }

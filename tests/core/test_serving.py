@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 from fundus_core.configs import render
 from fundus_core.errors import UsageError
 from fundus_core.quality import Quality
-from fundus_core.serving import SERVING, Serving, changed, read_serving, write_serving
+from fundus_core.serving import SERVING, Serving, changed, read_serving, serving_json
 
 SPEC = bare_spec(4)
 
@@ -25,7 +25,7 @@ def config(path: str, **settings: Any) -> triton.ModelConfig:
 def test_settings_read_back_are_the_same_and_their_absence_means_the_defaults(tmp_path: Path) -> None:
     assert read_serving(tmp_path) == Serving()
     serving = changed(Serving(), {"cores": 16, "preferred_batches": [2]})
-    write_serving(serving, tmp_path)
+    (tmp_path / SERVING).write_text(serving_json(serving))
     assert read_serving(tmp_path) == serving == Serving(cores=16, preferred_batches=(2,))
 
 
@@ -37,7 +37,7 @@ def test_settings_read_back_are_the_same_and_their_absence_means_the_defaults(tm
         ({"fold_instances": -1}, "fold_instances is -1"),
         ({"queue_delay_us": -1}, "queue_delay_us is -1; choose 0 or more"),
         ({"preferred_batches": [16]}, r"preferred_batches are \[16\]; choose sizes of 1 to 8"),
-        ({"cores": "all"}, "expected int, got 'all'"),
+        ({"cores": "all"}, "expected a whole number, got 'all'"),
     ],
 )
 def test_an_impossible_setting_is_a_sentence(values: dict[str, Any], sentence: str) -> None:
@@ -71,15 +71,17 @@ def test_a_full_queue_and_a_late_request_are_refused_at_the_door_alone() -> None
         assert not config(path).dynamic_batching.HasField("default_queue_policy"), path
 
 
-def test_folds_on_a_cpu_share_its_cores() -> None:
-    name = "intra_op_thread_count"
-    assert name not in config("fundus_fold_0/config.pbtxt").parameters
-    for settings, share in (
-        ({"cores": 16}, "4"),
-        ({"cores": 2}, "1"),
-        ({"cores": 16, "fold_instances": 2}, "2"),
-    ):
-        assert config("fundus_fold_0/config.pbtxt", **settings).parameters[name].string_value == share
+@pytest.mark.parametrize(("cores", "instances"), [(2, 1), (6, 2), (16, 4)])
+def test_folds_on_a_cpu_share_its_cores(cores: int, instances: int) -> None:
+    """By instances of one thread, without batches; what is for GPUs stays as it is."""
+    fold = config("fundus_fold_0/config.pbtxt", cores=cores)
+    (group,) = fold.instance_group
+    assert (group.count, group.kind) == (instances, triton.ModelInstanceGroup.KIND_CPU)
+    assert fold.parameters["intra_op_thread_count"].string_value == "1"
+    assert not fold.HasField("dynamic_batching")
+    for name in ("tensorrt", "onnxruntime_tensorrt"):
+        path = f"fundus_fold_0/configs/{name}.pbtxt"
+        assert config(path, cores=cores) == config(path)
 
 
 def test_only_servers_that_know_it_are_told_how_many_images_may_wait_between_models() -> None:

@@ -1,6 +1,7 @@
 """What a photograph and a fold may cost, counted instead of timed."""
 
 import json
+import sys
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
@@ -8,14 +9,17 @@ from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
+import numpy as np
 import pytest
 from PIL import ImageFile
 
-from fundus_core import phantoms
-from fundus_core.backend import CORES, OnnxModel
-from fundus_core.preprocess import PreprocessSpec, see
+from fundus_core import backend, phantoms
+from fundus_core.backend import OnnxModel, PreprocessModel
+from fundus_core.disc import MOST, Disc
+from fundus_core.preprocess import MOST_CUT_PX, PreprocessSpec, crop_around, preprocess, see
 
 SIDE_PX = 2000
 DECODED_BYTES = SIDE_PX * SIDE_PX * 3
@@ -72,22 +76,66 @@ def test_the_memory_of_a_photograph_is_bounded_by_its_pixels(
     assert peak_bytes(partial(see, encoded[suffix], SPEC)) < most * DECODED_BYTES
 
 
-@pytest.mark.parametrize(("sharing", "at_once"), [(1, CORES), (CORES, 1)])
+def test_a_strip_whose_disc_crop_is_many_times_the_picture_takes_no_more_memory_than_photographs() -> None:
+    """Without dark corners it counts as a fifth of a field, which is as wide as it is long."""
+    blocks = np.random.default_rng(0).integers(30, 255, (8, 130, 3), np.uint8)
+    strip = cv2.resize(blocks, (13_000, 800), interpolation=cv2.INTER_NEAREST)
+    cut = partial(crop_around, strip, Disc(0.5, 0.5, MOST), SPEC.disc_crop or 1, SPEC.size_px)
+    assert len(cut()) == MOST_CUT_PX // SPEC.size_px * SPEC.size_px
+    assert peak_bytes(partial(preprocess, strip, SPEC)) < 2 * 3 * MOST_CUT_PX**2
+
+
+@pytest.mark.parametrize(
+    ("sharing", "cores", "adaptive", "at_once"),
+    [(4, 2, False, 1), (4, 7, False, 2), (4, 7, True, 7)],
+)
 def test_a_fold_has_one_session_and_answers_as_many_requests_at_once_as_it_has_cores(
-    sharing: int, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sharing: int, cores: int, adaptive: bool, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All of them where an adaptive model asks the first fold more often than the others."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="a session needs the extra `embedded`")
     opened, together = list[Any](), Barrier(at_once)
+    (tmp_path / ("fundus_adaptive" if adaptive else "fundus_ensemble")).mkdir()
+    monkeypatch.setattr(backend, "CORES", cores)
     monkeypatch.setattr(onnxruntime, "InferenceSession", partial(_session, opened))
     monkeypatch.setattr(OnnxModel, "_answer", lambda model, request: together.wait(timeout=10) >= 0)
     config = json.dumps({"parameters": {"models_sharing_cores": {"string_value": str(sharing)}}})
     model = OnnxModel()
-    model.initialize({"model_config": config, "model_repository": str(tmp_path), "model_version": "1"})
+    fold = str(tmp_path / "fundus_fold_0")
+    model.initialize({"model_config": config, "model_repository": fold, "model_version": "1"})
     (options,) = opened
     assert options.intra_op_num_threads == 1
     assert model.execute([None] * at_once) == [True] * at_once
     assert model._threads._max_workers == at_once
     model.finalize()
+
+
+def test_an_image_that_breaks_preprocessing_fails_no_other_of_its_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No such image is known: so `see` breaks by itself here, and what the server brings is a stand-in."""
+    brought = SimpleNamespace(
+        get_input_tensor_by_name=lambda request, name: SimpleNamespace(
+            as_numpy=lambda: np.array([[request]])
+        ),
+        Tensor=lambda name, value: name,
+        TritonError=Mock(side_effect=lambda message, code: message),
+        InferenceResponse=lambda tensors=(), error=None: error or tensors,
+    )
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", brought)
+    monkeypatch.setattr(backend, "see", _broken_by_b)
+    parameters = {name: {"string_value": "{}"} for name in ("preprocess", "bundle_digest")}
+    model = PreprocessModel()
+    model.initialize({"model_config": json.dumps({"parameters": parameters})})
+    answered = ["pixels", "quality", "bundle"]
+    assert model.execute([b"a", b"b", b"c"]) == [answered, "Preprocessing failed (MemoryError).", answered]
+    model.finalize()
+
+
+def _broken_by_b(data: bytes, spec: PreprocessSpec) -> Any:
+    if data == b"b":
+        raise MemoryError
+    return np.zeros((2, 2, 3)), SimpleNamespace(vector=np.zeros(6))
 
 
 def _session(opened: list[Any], path: str, options: Any, providers: list[str]) -> Any:

@@ -1,8 +1,10 @@
 """A container without its engine: folders for its volumes, and the wheel's tritonserver for the image's."""
 
 import importlib.util
+import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,13 +12,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import yaml
-from tests.conftest import COMMANDS
+from tests.bundles import cover_traces
+from tests.conftest import COMMANDS, succeed
 from tests.integration.conftest import wait_for
+
+from fundus_core.adaptive import Adaptive
+from fundus_core.ensemble import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRYPOINT = ROOT / "docker" / "server" / "entrypoint.sh"
@@ -26,7 +32,7 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 TRITONSERVER = """#!{python}
 import os, sys
 from pathlib import Path
-from fundus_client.embedded import find_wheel
+from fundus_client.wheel import find_wheel
 
 wheel, backend = find_wheel(), Path({backends!r}, "python")
 if not backend.exists():
@@ -99,6 +105,26 @@ class Container:
         return int(answer.status), answer.read().decode()
 
 
+def folds_per_image(container: Container) -> float:
+    """Score two phantoms by `--adaptive`; return how many folds answered, as the run says it."""
+    images, output = container.folder / "images", container.folder / "scores.csv"
+    succeed("client", "sample", images, "--count", 2)
+    succeed("client", "score", images, "--output", output, "--adaptive", "--url", container.grpc_address)
+    return float(json.loads(output.with_name("run.json").read_text())["folds_per_image"])
+
+
+def started_with(container: Container, **settings: str) -> list[str]:
+    """Return the arguments that tritonserver is started with; it isn't."""
+    write_command(container.folder, "tritonserver", '#!/bin/sh\necho tritonserver "$@"\n')
+    done = container.ended(**settings)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1].split()
+
+
+def loaded(arguments: list[str]) -> set[str]:
+    return {each.partition("=")[2] for each in arguments if each.startswith("--load-model=")}
+
+
 def models_that_scale(container: Container) -> list[set[str]]:
     """Return the models that each query of the autoscaler's rule finds in the metrics."""
     (rule,) = yaml.safe_load((ROOT / "docker/kubernetes/prometheus-adapter.yaml").read_text())["rules"][
@@ -138,6 +164,16 @@ def write_command(folder: Path, name: str, script: str) -> None:
     path = folder / "bin" / name
     path.write_text(script)
     path.chmod(0o755)
+
+
+@pytest.fixture
+def knowing(tmp_path: Path, tiny_repository: Path) -> Path:
+    """A bundle by which one fold decides every image."""
+    folder = tmp_path / "knowing"
+    shutil.copytree(tiny_repository, folder)
+    adaptive = Adaptive(1e-6, 1, 1, 1.0, 0.0, 1.0, ((),))
+    cover_traces(folder, replace(read_manifest(folder), adaptive=adaptive))
+    return folder
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ No Docker engine runs here, so /bundle, /models and /tls are folders of the test
 the Python backend (`--model-config-name embedded`), which is all that the wheel's server has.
 """
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -15,12 +16,25 @@ from pathlib import Path
 import grpc
 import pytest
 from tests.certificates import OURS, THEIRS, issue
-from tests.conftest import COMMANDS, command
-from tests.docker.conftest import ADMIN_KEY, ENTRYPOINT, ROOT, Container, models_that_scale, write_command
+from tests.conftest import COMMANDS, command, succeed
+from tests.docker.conftest import (
+    ADMIN_KEY,
+    ENTRYPOINT,
+    ROOT,
+    Container,
+    folds_per_image,
+    loaded,
+    models_that_scale,
+    started_with,
+    write_command,
+)
 from tests.integration.conftest import read_rows
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from fundus_core.ensemble import ADAPTIVE_MODEL, ENSEMBLE_MODEL
+from fundus_core.limits import usable_cores
+from fundus_core.serving import read_serving
 from fundus_core.tls import Tls
 
 ADMIN = {
@@ -67,6 +81,45 @@ def test_it_scores_and_ends_cleanly(container: Container, tmp_path: Path) -> Non
     log = container.log.read_text()
     assert "gRPC is not encrypted" in log
     assert "All models are stopped" in log
+
+
+def serve_instead(container: Container, bundle: Path) -> None:
+    (container.folder / "bundle").unlink()
+    (container.folder / "bundle").symlink_to(bundle)
+
+
+def test_it_asks_fewer_folds(container: Container, knowing: Path) -> None:
+    serve_instead(container, knowing)
+    with container.running():
+        assert folds_per_image(container) == 1
+
+
+def test_a_bundle_after_another_is_loaded_without_what_it_lacks(
+    container: Container, knowing: Path, tiny_repository: Path
+) -> None:
+    serve_instead(container, knowing)
+    assert loaded(started_with(container)) == {ENSEMBLE_MODEL, ADAPTIVE_MODEL}
+    serve_instead(container, tiny_repository)
+    assert loaded(started_with(container)) == {ENSEMBLE_MODEL}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "said", "cores"), [(None, 0, usable_cores()), ("a GPU", 0, 0), (None, 7, 7), ("a GPU", 7, 7)]
+)
+def test_without_a_gpu_the_folds_share_the_cores(
+    container: Container, tmp_path: Path, tiny_repository: Path, gpu: str | None, said: int, cores: int
+) -> None:
+    bundle = shutil.copytree(tiny_repository, tmp_path / "own")
+    serve_instead(container, bundle)
+    succeed("export", "configs", bundle, "--set", f"cores={said}", "--set", "max_queued=99")
+    driver = f"import fundus_export.toolchain as it\nit.find_gpu = lambda: {gpu!r}\n"
+    (tmp_path / "sitecustomize.py").write_text(driver)
+    started_with(container, PYTHONPATH=str(tmp_path))
+    serving = read_serving(container.models)
+    assert (serving.cores, serving.max_queued) == (cores, 99)
+    assert "unchanged" in succeed("export", "check", container.models)
+    for fold in container.models.glob("fundus_fold_*/config.pbtxt"):
+        assert ("intra_op_thread_count" in fold.read_text()) == bool(cores)
 
 
 @pytest.mark.parametrize("name", ADMIN)
@@ -119,15 +172,18 @@ def test_a_changed_bundle_is_not_served(container: Container, tmp_path: Path, ti
 
 def test_a_restart_keeps_plans_and_nothing_else(container: Container) -> None:
     fold = container.models / "fundus_fold_0" / "1"
-    kept = [fold / "model.plan", fold / "model.plan.json", container.models / "timing-x.cache"]
-    stale = [fold / "__pycache__" / "model.cpython-312.pyc", fold / "extra.py"]
-    for path in (*kept, *stale):
+    earlier = "from an earlier start"
+    record = json.dumps({"plan_sha256": hashlib.sha256(earlier.encode()).hexdigest()})
+    kept = {fold / "model.plan": earlier, fold / "model.plan.json": record}
+    kept[container.models / "timing-x.cache"] = earlier
+    stale = {fold / "__pycache__" / "model.cpython-312.pyc": earlier, fold / "extra.py": earlier}
+    for path, text in (kept | stale).items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("from an earlier start")
+        path.write_text(text)
     write_command(container.folder, "tritonserver", "#!/bin/sh\n")
     done = container.ended()
     assert done.returncode == 0, done.stderr
-    assert all(path.read_text() == "from an earlier start" for path in kept)
+    assert all(path.read_text() == text for path, text in kept.items())
     assert not any(path.exists() for path in stale)
 
 

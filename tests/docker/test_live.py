@@ -1,17 +1,30 @@
 """The entrypoint on a live repository, which `fundus-export deploy` changes while it is served."""
 
+import hashlib
+import json
+import marshal
 import threading
+from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 
 import pytest
 from tests.bundles import changed_copy, content
 from tests.conftest import command
-from tests.docker.conftest import ADMIN_KEY, Container, models_that_scale, write_command
+from tests.docker.conftest import (
+    ADMIN_KEY,
+    Container,
+    folds_per_image,
+    loaded,
+    models_that_scale,
+    started_with,
+    write_command,
+)
 from tests.integration.live_server import ask
 from tritonclient.grpc import InferenceServerClient
 
-from fundus_core.ensemble import ENSEMBLE_MODEL
+from fundus_core.ensemble import ADAPTIVE_MODEL, ENSEMBLE_MODEL
 from fundus_core.phantoms import encode, plan, render
+from fundus_core.repository import PLAN, RECORD
 from fundus_export.live import read_live
 
 
@@ -64,21 +77,54 @@ def test_it_stays_ready_while_another_bundle_comes(
     assert len(parts) == 2 * 4
 
 
-def test_all_its_bundles_are_loaded_and_their_plans_are_their_own(
+def test_all_its_bundles_are_loaded(
+    container: Container, live: Path, tiny_repository: Path, knowing: Path, tmp_path: Path
+) -> None:
+    deploy(knowing, live)
+    deploy(changed_copy(tiny_repository, tmp_path / "other", 3.0), live, "--canary")
+    before, state = content(live), read_live(live)
+    assert state.active
+    adaptive = state.active.replace(ENSEMBLE_MODEL, ADAPTIVE_MODEL)
+    assert len(state.bundles) == 3
+    assert loaded(started_with(container)) == {ENSEMBLE_MODEL, *state.bundles, adaptive}
+    assert content(live) == before
+
+
+def test_it_asks_fewer_folds(container: Container, live: Path, knowing: Path) -> None:
+    deploy(knowing, live)
+    with container.running():
+        assert folds_per_image(container) == 1
+
+
+def with_plans(repository: Path, folder: Path) -> Path:
+    changed_copy(repository, folder, 3.0)
+    for onnx in folder.glob("fundus_fold_*/1/model.onnx"):
+        onnx.with_name(PLAN).write_text("plan")
+        record = {"plan_sha256": hashlib.sha256(b"plan").hexdigest()}
+        onnx.with_name(RECORD).write_text(json.dumps(record))
+    return folder
+
+
+def test_its_plans_are_its_own(container: Container, tiny_repository: Path, tmp_path: Path) -> None:
+    live = tmp_path / "with-plans"
+    deploy(with_plans(tiny_repository, tmp_path / "other"), live)
+    (live / "fundus_fold_0_0a1b2c3d" / "1").mkdir(parents=True)  # by a deployment that was killed
+    write_command(container.folder, "fundus-export", '#!/bin/sh\necho fundus-export "$@"\n')
+    settings = {"FUNDUS_BUNDLE": str(live), "FUNDUS_TENSORRT": "1"}
+    assert "--model-config-name=tensorrt" in started_with(container, **settings)
+    lines = container.ended(**settings).stdout.splitlines()
+    assert [line for line in lines if line.startswith("fundus-export")] == [f"fundus-export check {live}"]
+
+
+def test_without_plans_it_says_how_to_have_them(
     container: Container, live: Path, tiny_repository: Path, tmp_path: Path
 ) -> None:
-    for number, options in ((1, ()), (2, ("--canary",))):
-        deploy(changed_copy(tiny_repository, tmp_path / str(number), 3.0 + number), live, *options)
-    for name in ("fundus-export", "tritonserver"):
-        write_command(container.folder, name, f'#!/bin/sh\necho {name} "$@"\n')
-    lines = container.ended(FUNDUS_TENSORRT="1").stdout.splitlines()
-    assert lines[0] == f"fundus-export check {live}"
-    started = lines[-1].split()
-    loaded = {each.partition("=")[2] for each in started if each.startswith("--load-model=")}
-    assert loaded == {ENSEMBLE_MODEL, *read_live(live).bundles}
-    assert len(loaded) == 4
-    assert "--model-config-name=tensorrt" in started
-    assert not any(line.startswith("fundus-export tensorrt") for line in lines)
+    deploy(with_plans(tiny_repository, tmp_path / "other"), live)  # the bundle before it has none
+    done = container.ended(FUNDUS_TENSORRT="1")
+    assert done.returncode == 2
+    assert f"fundus_fold_0{(read_live(live).previous or '')[-9:]} has no TensorRT plan" in done.stderr
+    assert "`fundus-export tensorrt BUNDLE`" in done.stderr
+    assert "or set FUNDUS_TENSORRT=0." in done.stderr
 
 
 def test_a_live_repository_with_a_changed_file_is_not_served(container: Container, live: Path) -> None:
@@ -88,3 +134,20 @@ def test_a_live_repository_with_a_changed_file_is_not_served(container: Containe
     assert done.returncode == 1
     assert "fundus_fold_1/1/model.onnx was changed" in done.stderr
     assert "Started GRPC" not in done.stdout + done.stderr
+
+
+def test_a_live_repository_with_compiled_python_is_not_served(
+    container: Container, live: Path, tmp_path: Path
+) -> None:
+    """Unchecked, as here, it would run in place of the source."""
+    (source,) = live.glob("fundus_preprocess_*/1/model.py")
+    compiled = Path(cache_from_source(str(source)))
+    compiled.parent.unlink()
+    compiled.parent.mkdir()
+    code = compile(f"open({str(tmp_path / 'ran')!r}, 'w')\n{source.read_text()}", str(source), "exec")
+    unchecked = (1).to_bytes(4, "little") + bytes(8)
+    compiled.write_bytes(MAGIC_NUMBER + unchecked + marshal.dumps(code))
+    done = container.ended()
+    assert done.returncode == 1
+    assert f"fundus_preprocess/1/__pycache__/{compiled.name} does not belong there" in done.stderr
+    assert not (tmp_path / "ran").exists()

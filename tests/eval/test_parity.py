@@ -5,7 +5,7 @@ import pytest
 from tests.conftest import bare_spec
 
 from fundus_core.ensemble import Precision
-from fundus_eval.parity import Answers, Parity, compare
+from fundus_eval.parity import SAME_GRAPHS, Answers, Parity, compare, laid_out
 
 RNG = np.random.default_rng(0)
 FOLDS = RNG.uniform(0.05, 0.95, (40, 2, 1))
@@ -72,6 +72,16 @@ def test_int8_is_judged_by_the_auc_and_its_interval() -> None:
     assert compare(spec, answers(told_apart), answers(told_apart + 1e-3), TRUTH).broken == ()
 
 
+def test_int8_graphs_must_repeat_their_own_answers() -> None:
+    spec, squeezed = replace(bare_spec(2), precision="int8"), 0.3 * FOLDS + 0.05
+    assert compare(spec, answers(FOLDS), answers(squeezed)).broken == ()  # of PyTorch they may be so far
+    assert compare(spec, answers(FOLDS), answers(squeezed), limit=SAME_GRAPHS).broken == (
+        "max |dp|",
+        "flipped",
+    )
+    assert compare(spec, answers(squeezed), answers(squeezed + 1e-3), limit=SAME_GRAPHS).broken == ()
+
+
 def test_answers_that_depend_on_the_batch_are_noticed() -> None:
     moved = FOLDS.copy()
     moved[5, 0] += 0.01
@@ -79,6 +89,8 @@ def test_answers_that_depend_on_the_batch_are_noticed() -> None:
     assert found.repeat_dp == pytest.approx(0.01)
     assert found.broken == ("repeats",)
     assert parity("fp32", FOLDS).repeat_dp is None
+    lost = answers(np.full_like(FOLDS, np.nan))
+    assert parity("fp32", FOLDS, repeats=(answers(FOLDS), lost)).broken == ("repeats",)
 
 
 def test_a_nan_breaks_the_limits() -> None:
@@ -99,3 +111,11 @@ def test_the_lines_name_every_figure_with_its_limit() -> None:
     ]  # fmt: skip
     assert "2.0e-04  limit 0.0001  BROKEN" in lines[3]
     assert lines[4].endswith("limit 0.0001  ok")
+
+
+def test_several_comparisons_are_laid_out_each_behind_its_name() -> None:
+    said = laid_out([("PyTorch", parity("fp32", FOLDS)), ("graphs", parity("int8", FOLDS))]).splitlines()
+    assert [line.split()[:3:2] for line in said if "precision" in line] == [
+        ["PyTorch", "fp32"],
+        ["graphs", "int8"],
+    ]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import bare_spec
+from tests.export.bare import bundle
 
-from fundus_core.ensemble import MODEL_ONNX, Precision, fold_model, write_manifest
+from fundus_core.ensemble import MODEL_ONNX, EnsembleSpec, Precision, fold_model, write_manifest
 from fundus_core.preprocess import PreprocessSpec
 from fundus_core.views import VIEWS, views_named
 from fundus_export.engine import Profile
@@ -31,8 +32,9 @@ REPORT = (
     "resnest50d",
     "deit_base_patch16_224",
 )
-LITE = ("tf_efficientnet_lite0",)
-HALVED = (LITE[0], "deit_base_patch16_224")  # a convolutional one and a transformer in fp16 too
+LITE = tuple(f"tf_efficientnet_lite{size}" for size in range(5))
+HALVED = (*REPORT, LITE[0])
+QUANTISED = (LITE[0], "resnest14d", "deit_tiny_patch16_224")  # small ones of the three kinds
 TINY = ("test_efficientnet", "test_resnet", "test_vit")
 
 SHAPE = (1, SIZE_PX, SIZE_PX, 3)
@@ -109,3 +111,9 @@ def planless(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def onnx_of(repository: Path, index: int) -> Path:
     return repository / fold_model(index) / MODEL_ONNX
+
+
+@pytest.fixture
+def specs(tmp_path: Path) -> list[EnsembleSpec]:
+    """Three bundles in the folders 0, 1 and 2."""
+    return [bundle(tmp_path / str(number), str(number)) for number in range(3)]

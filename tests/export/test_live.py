@@ -6,45 +6,19 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from click.testing import CliRunner, Result
 from google.protobuf import text_format
 from tests.bundles import content
 from tests.certificates import OURS
 from tests.conftest import bare_spec
+from tests.export.bare import WEIGHTS, add_plan, bundle, run
 from tritonclient.grpc import model_config_pb2 as triton
 
 from fundus_core.adaptive import Adaptive
-from fundus_core.ensemble import DIGEST_PARAMETER, ENSEMBLE_MODEL, EnsembleSpec, write_manifest
-from fundus_core.repository import digests, write_rendered
-from fundus_core.serving import Serving, write_serving
-from fundus_export.cli import main
-from fundus_export.live import LIVE, deploy, read_live
+from fundus_core.ensemble import DIGEST_PARAMETER, ENSEMBLE_MODEL, LIVE, EnsembleSpec, write_manifest
+from fundus_core.repository import write_rendered
+from fundus_core.serving import Serving
+from fundus_export.live import deploy, read_live
 from fundus_export.server import Server
-
-WEIGHTS = "fundus_fold_0/1/model.onnx"
-
-
-def bundle(folder: Path, version: str, serving: Serving | None = None) -> EnsembleSpec:
-    """Write a repository whose weights are no weights; return its spec."""
-    (folder / WEIGHTS).parent.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS).write_text(f"weights {version}")
-    spec = replace(bare_spec(1), version=version, files=digests(folder, iter([folder / WEIGHTS])))
-    write_manifest(spec, folder)
-    write_serving(serving or Serving(), folder)
-    write_rendered(folder, spec, serving or Serving())
-    return spec
-
-
-@pytest.fixture
-def specs(tmp_path: Path) -> list[EnsembleSpec]:
-    """Three bundles in the folders 0, 1 and 2."""
-    return [bundle(tmp_path / str(number), str(number)) for number in range(3)]
-
-
-def run(*arguments: object, code: int = 0) -> Result:
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert done.exit_code == code, done.output
-    return done
 
 
 def config(folder: Path, name: str = "config.pbtxt") -> triton.ModelConfig:
@@ -214,7 +188,7 @@ def test_a_read_only_bundle_with_plans_and_bytecode_is_copied(
     fold = tmp_path / "0" / "fundus_fold_0" / "1"
     (fold / "__pycache__").mkdir()
     (fold / "__pycache__" / "model.pyc").write_text("compiled elsewhere")
-    (fold / "model.plan").write_text("plan")
+    add_plan(fold.parent)
     for path in (tmp_path / "0").rglob("*"):
         path.chmod(path.stat().st_mode & ~0o222)
     run("deploy", tmp_path / "0", tmp_path / "live")
@@ -242,77 +216,27 @@ def test_without_a_server_at_the_url_nothing_changes(tmp_path: Path, specs: list
     assert not live.exists()
 
 
-def test_a_check_says_what_was_deployed(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
-    live = tmp_path / "live"
-    bundle(tmp_path / "0", "0", Serving(fold_instances=3))
-    said = [run("deploy", tmp_path / str(number), live).stdout for number in range(2)]
-    assert run("check", live).stdout == said[-1]
-    assert specs[0].digest in said[-1]
+def test_a_bundle_whose_plan_was_changed_is_not_deployed(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    (tmp_path / "0/fundus_fold_0/1/model.plan").write_text("plan")
+    done = run("deploy", tmp_path / "0", tmp_path / "live", code=1)
+    assert "model.plan has no record of its build. Delete the plan" in done.stderr
+    assert not (tmp_path / "live").exists()
 
 
-def spoil_weights(live: Path) -> None:
-    (live / f"fundus_fold_0{suffix(live)}/1/model.onnx").write_text("other weights")
+@pytest.mark.parametrize("url", ["localhost", "http://localhost:8001", ""])
+def test_an_address_that_is_none(url: str, tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    done = run("deploy", tmp_path / "0", tmp_path / "live", "--url", url, code=2)
+    assert "Write host:port" in done.stderr
+    assert not (tmp_path / "live").exists()
 
 
-def spoil_config(live: Path) -> None:
-    path = live / f"fundus_preprocess{suffix(live)}/config.pbtxt"
-    path.write_text(path.read_text().replace("max_queue_size: 512", "max_queue_size: 0"))
-
-
-def add_model(live: Path) -> None:
-    (live / f"fundus_fold_0{suffix(live)}/2").mkdir()
-    (live / f"fundus_fold_0{suffix(live)}/2/model.onnx").write_text("newer weights")
-
-
-def suffix(live: Path) -> str:
-    return str(read_live(live).active).removeprefix(ENSEMBLE_MODEL)
-
-
-SPOILT = {
-    "weights": (spoil_weights, "fundus_fold_0/1/model.onnx was changed. Deploy into a new folder."),
-    "a config": (spoil_config, "fundus_preprocess/config.pbtxt was changed"),
-    "another version": (add_model, "fundus_fold_0/2/model.onnx does not belong there"),
-    "no model": (
-        lambda live: (live / f"fundus_average{suffix(live)}/config.pbtxt").unlink(),
-        "fundus_average/config.pbtxt is missing",
-    ),
-    "no ensemble": (
-        lambda live: (live / f"fundus_ensemble{suffix(live)}/config.pbtxt").unlink(),
-        "config.pbtxt of '",
-    ),
-    "no config": (
-        lambda live: (live / f"fundus_ensemble{suffix(live)}/config.pbtxt").write_text("no config"),
-        "cannot be read (",
-    ),
-    "another entry": (
-        lambda live: (live / "fundus_ensemble/config.pbtxt").write_text("no config"),
-        "is not that of the active bundle. Deploy or roll back once more.",
-    ),
-    "no entry": (
-        lambda live: (live / "fundus_ensemble/configs/embedded.pbtxt").unlink(),
-        "is not that of the active bundle.",
-    ),
-}
-
-
-@pytest.mark.parametrize("what", SPOILT)
-def test_a_check_refuses_what_was_not_deployed(what: str, tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+def test_a_live_repository_is_no_bundle(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
     live = tmp_path / "live"
     run("deploy", tmp_path / "0", live)
-    spoil, sentence = SPOILT[what]
-    spoil(live)
-    done = run("check", live, code=1)
-    assert sentence in done.stderr
-    assert done.stdout == ""
-
-
-def test_plans_and_bytecode_of_the_serving_machine_pass_the_check(
-    tmp_path: Path, specs: list[EnsembleSpec]
-) -> None:
-    live = tmp_path / "live"
-    run("deploy", tmp_path / "0", live)
-    (live / f"fundus_fold_0{suffix(live)}/1/model.plan").write_text("plan")
-    run("check", live)
+    lines = (("tensorrt", live), ("configs", live), ("verify", tmp_path, live), ("deploy", live, tmp_path))
+    for told in lines:
+        said = run(*told, code=1).stderr
+        assert f"'{live}' is a live repository, not a bundle. Give a bundle that was deployed there" in said
 
 
 def test_tls_is_for_a_server(tmp_path: Path, specs: list[EnsembleSpec]) -> None:

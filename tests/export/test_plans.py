@@ -187,7 +187,7 @@ def test_an_interrupted_build_leaves_whole_plans_only_and_goes_on_where_it_stopp
 
 
 def test_a_plan_without_its_new_record_is_stale(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process ends between the two files."""
+    """The process ends between the two files: a plan beside an older record would not pass the check."""
 
     def killed(path: Path, content: bytes) -> None:
         raise KeyboardInterrupt
@@ -198,6 +198,7 @@ def test_a_plan_without_its_new_record_is_stale(ready: Path, monkeypatch: pytest
         built(ready)
     monkeypatch.undo()
     assert stale_reason(onnx_of(ready, 1), this_toolchain("tensorrt_rtx"), PROFILE) is not None
+    assert [path.name for path in onnx_of(ready, 1).parent.glob("model.plan*")] == ["model.plan.json"]
 
 
 def test_a_graph_that_cannot_be_built_leaves_the_plans_of_the_others(repository: Path) -> None:

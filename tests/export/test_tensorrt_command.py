@@ -10,7 +10,7 @@ from tests.bundles import content
 from tests.export.conftest import onnx_of
 
 from fundus_core.console import FundusGroup
-from fundus_core.serving import Serving, write_serving
+from fundus_core.serving import SERVING, Serving, serving_json
 from fundus_export.commands.tensorrt import tensorrt
 from fundus_export.plans import read_record
 
@@ -42,7 +42,7 @@ def test_the_command_checks_without_a_gpu(repository: Path) -> None:
 def test_the_command_builds_what_the_server_serves(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT-RTX stands in for TensorRT: the same calls, the timing cache included."""
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    write_serving(Serving(max_batch=4, preferred_batches=(4,)), repository)
+    (repository / SERVING).write_text(serving_json(Serving(max_batch=4, preferred_batches=(4,))))
     first, second = run(repository, "--opt-batch", "2"), run(repository, "--opt-batch", "2")
     assert [first.exit_code, second.exit_code] == [0, 0]
     assert "fold 1: building, because there is no plan yet" in first.stderr

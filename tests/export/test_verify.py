@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
-from tests.bundles import cover_traces, scaled
+from tests.bundles import cover_traces, scaled, squeezed, wrong_about_twins
 
 from fundus_core.ensemble import MODEL_ONNX, PIXELS, fold_model, read_manifest
 from fundus_core.repository import check_repository
@@ -24,11 +25,17 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def changed(repository: Path, factor: float) -> None:
-    """Change a fold's weights, and cover the traces."""
+def changed(repository: Path, change: Callable[[onnx.ModelProto], onnx.ModelProto]) -> None:
+    """Change a fold's graph, and cover the traces."""
     path = repository / fold_model(1) / MODEL_ONNX
-    onnx.save(scaled(onnx.load(path), factor), path)
+    onnx.save(change(onnx.load(path)), path)
     cover_traces(repository, read_manifest(repository))
+
+
+def broken(stdout: str) -> list[tuple[str, str]]:
+    """Which limits are broken, each behind what was compared on."""
+    lines = [line for line in stdout.splitlines() if line.endswith("BROKEN")]
+    return [(line[:12].strip(), line[12:24].strip()) for line in lines]
 
 
 @pytest.fixture
@@ -39,20 +46,20 @@ def copy(tiny_repository: Path, tmp_path: Path) -> Path:
 def test_an_exported_repository_is_verified_with_its_figures(tiny_run: Path, tiny_repository: Path) -> None:
     done = run("verify", tiny_run, tiny_repository)
     assert done.exit_code == 0, done.output
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["images"] * 7
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["images"] * 6
     assert "BROKEN" not in done.stdout
     assert "limit 0.0001  ok" in done.stdout
     assert "flipped     0 of " in done.stdout
-    assert "AUC change  +0.0000 [+0.0000, +0.0000]" in done.stdout
+    assert "AUC change" not in done.stdout  # so few photographs cannot tell
 
 
 @pytest.mark.parametrize("factor", [1.5, 0.0, np.nan])
 def test_a_graph_with_another_weight_breaks_the_limits(
     factor: float, tiny_run: Path, copy: Path, phantom_folder: Path
 ) -> None:
-    changed(copy, 1.0)
+    changed(copy, lambda graph: scaled(graph, 1.0))
     assert run("verify", tiny_run, copy).exit_code == 0
-    changed(copy, factor)
+    changed(copy, lambda graph: scaled(graph, factor))
     done = run("verify", tiny_run, copy)
     assert done.exit_code == 1, done.output
     assert next(line for line in done.stdout.splitlines() if "max |dp|" in line).endswith("BROKEN")
@@ -63,8 +70,42 @@ def test_own_images_and_their_labels_are_compared_too(
 ) -> None:
     own = ("--images", phantom_folder, "--labels", phantom_folder / "labels.csv")
     count = int(run("verify", tiny_run, tiny_repository).stdout.splitlines()[0].split()[-1])
-    more = int(run("verify", tiny_run, tiny_repository, *own).stdout.splitlines()[0].split()[-1])
-    assert more == count + 48
+    said = run("verify", tiny_run, tiny_repository, *own).stdout
+    assert int(said.splitlines()[0].split()[-1]) == count + 48
+    assert "AUC change  +0.0000 [+0.0000, +0.0000]" in said
+
+
+@pytest.mark.parametrize("command", ["verify", "repository"])
+def test_labels_without_images_are_refused(
+    command: str, tiny_run: Path, tiny_repository: Path, phantom_folder: Path, tmp_path: Path
+) -> None:
+    target = tiny_repository if command == "verify" else tmp_path / "out"
+    done = run(command, tiny_run, target, "--labels", phantom_folder / "labels.csv")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--labels says what is true of --images. Give both, or neither." in done.stderr
+
+
+def test_a_graph_that_tells_a_picture_from_its_twin_in_a_batch_is_noticed(tiny_run: Path, copy: Path) -> None:
+    changed(copy, wrong_about_twins)
+    done = run("verify", tiny_run, copy)
+    assert done.exit_code == 1, done.output
+    assert broken(done.stdout) == [("images", "repeats")]
+
+
+def test_int8_graphs_that_answer_otherwise_than_at_export_are_noticed(
+    tiny_run: Path, int8_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LIMITS, "int8", replace(LIMITS["int8"], auc_fall=1.0))
+    copy = Path(shutil.copytree(int8_repository, tmp_path / "copy"))
+    done = run("verify", tiny_run, copy)
+    assert (done.exit_code, broken(done.stdout)) == (0, []), done.output
+    of = [line[:24].split()[0] for line in done.stdout.splitlines() if "AUC change" in line]
+    assert of == ["inner"]  # test; never the golden phantoms
+    changed(copy, lambda graph: squeezed(graph, 0.9, 0.0))
+    done = run("verify", tiny_run, copy)
+    assert done.exit_code == 1, done.output
+    assert ("recorded", "max |dp|") in broken(done.stdout)
+    assert {name for name, _ in broken(done.stdout)} == {"recorded"}
 
 
 def test_an_image_of_ones_own_that_cannot_be_read_is_named(

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.integration.conftest import Row, Score, Scored, run_score
+from tests.docker.conftest import ADMIN_KEY
+from tests.integration.conftest import Row, Score, Scored, run_score, wait_for
 from tests.integration.live_server import Server, tritonserver
+from tritonclient.grpc import InferenceServerClient
 
 from fundus_core.adaptive import Adaptive
 from fundus_core.ensemble import read_manifest, write_manifest
 from fundus_core.repository import write_rendered
 from fundus_core.serving import Serving
 from fundus_export.cli import main
+from fundus_export.server import KEY_HEADER
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +132,13 @@ def test_a_report_is_not_made_of_some_folds(score: Score, images: Path, tmp_path
     done = score(images, "--adaptive", "--sr", tmp_path)
     assert done.code == 2
     assert "--sr and --adaptive exclude each other" in done.stderr
+
+
+def test_a_server_that_does_not_serve_it_is_named(server: Server, images: Path, adaptive: Scored) -> None:
+    (model,) = (path.name for path in server.live.glob("fundus_adaptive_*"))
+    with InferenceServerClient(server.address) as admin:
+        admin.unload_model(model, headers={KEY_HEADER: ADMIN_KEY})
+        wait_for(lambda: not admin.is_model_ready(model))
+    refused = run_score(adaptive.output.parent / "elsewhere", images, "--url", server.address, "--adaptive")
+    assert refused.code == 1
+    assert f"does not serve {model}. Start it with --load-model={model} too" in refused.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import numpy_helper
+from tests.bundles import cover_traces, squeezed
 from tests.conftest import command
 from tests.integration.conftest import Score
 
@@ -39,9 +40,9 @@ def with_another_weight(repository: Path) -> None:
 def test_a_running_server_answers_as_pytorch_did(server: EmbeddedServer, tiny_repository: Path) -> None:
     done = command("client", "verify", "--url", server.grpc_address, "--repository", tiny_repository)
     assert done.returncode == 0, done.stderr
-    names = [line.split("  ")[0] for line in done.stdout.splitlines()]
-    assert names == ["images", "precision", "mean |dp|", "max |dp|", "repeats", "flipped", "AUC change"]
-    assert done.stdout.splitlines()[0].split() == ["images", "16"]
+    names = [line[12:24].strip() for line in done.stdout.splitlines()]
+    assert names == ["images", "precision", "mean |dp|", "max |dp|", "repeats", "flipped"]
+    assert done.stdout.splitlines()[0].split() == ["PyTorch", "images", "16"]
     assert "BROKEN" not in done.stdout
 
 
@@ -57,6 +58,43 @@ def test_a_server_that_answers_otherwise_breaks_the_limits(copy: Path) -> None:
     done = command("client", "verify", "--repository", copy)
     assert done.returncode == 1, done.stderr
     assert next(line for line in done.stdout.splitlines() if "max |dp|" in line).endswith("BROKEN")
+
+
+def test_an_int8_server_repeats_the_answers_of_its_graphs(
+    int8_repository: Path, phantom_folder: Path
+) -> None:
+    own = ("--images", phantom_folder, "--labels", phantom_folder / "labels.csv")
+    done = command("client", "verify", "--repository", int8_repository, *own)
+    lines = {(line[:12].strip(), line[12:24].strip()): line[24:] for line in done.stdout.splitlines()}
+    assert lines["PyTorch", "images"] == lines["graphs", "images"] == "64"
+    assert lines["graphs", "max |dp|"].endswith("limit 0.02  ok")
+    assert lines["graphs", "flipped"] == "0 of 64  limit 0  ok"
+    assert "limit" not in lines["PyTorch", "max |dp|"] + lines["PyTorch", "flipped"]
+    assert "  limit 0.01  " in lines["PyTorch", "AUC change"]  # of photographs with labels
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(0.3, 0.05), (0.0, 0.9)])
+def test_an_int8_server_that_answers_otherwise_breaks_the_limits(
+    factor: float, offset: float, int8_repository: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(int8_repository, tmp_path / "copy"))
+    for fold in read_manifest(copy).folds:
+        path = copy / fold_model(fold.index) / MODEL_ONNX
+        onnx.save(squeezed(onnx.load(path), factor, offset), path)
+    cover_traces(copy, read_manifest(copy))
+    done = command("client", "verify", "--repository", copy)
+    assert done.returncode == 1, done.stderr
+    broken = [line for line in done.stdout.splitlines() if line.endswith("BROKEN")]
+    assert any(line.startswith("graphs      max |dp|") for line in broken)
+    assert {line[:12].strip() for line in broken} == {"graphs"}
+    assert "AUC change" not in done.stdout  # phantoms cannot tell
+
+
+def test_labels_without_images_are_refused(tiny_repository: Path, phantom_folder: Path) -> None:
+    labels = ("--labels", phantom_folder / "labels.csv")
+    done = command("client", "verify", "--repository", tiny_repository, *labels)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--labels says what is true of --images. Give both, or neither." in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [("verify",), ("score", "IMAGES")])

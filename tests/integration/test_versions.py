@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from tests.bundles import changed_copy, cover_traces
+from tests.conftest import command
 from tests.integration.conftest import Score, flat, probabilities, scored_alone
 from tests.integration.live_server import Answer, Load, Numbers, Server, ask, tritonserver
 from tritonclient.grpc import InferenceServerClient
@@ -117,6 +118,16 @@ def test_the_client_asks_a_canary_by_its_name(
     (row,) = score(tmp_path / "image.jpg", *canary).rows
     assert row["bundle_digest"] == read_manifest(bundles[1].folder).digest
     assert probabilities(row) == pytest.approx(bundles[1].answers[0], abs=1e-6)
+
+
+def test_a_canary_is_verified_by_its_name(server: Server, tiny_repository: Path) -> None:
+    server.tell("deploy", tiny_repository, "--canary")
+    line = ("verify", "--url", server.address, "--repository", tiny_repository)
+    done = command("client", *line, "--model", server.state.canary)
+    assert done.returncode == 0, done.stderr
+    assert "PyTorch     max |dp|" in done.stdout
+    active = command("client", *line)  # the first bundle
+    assert "Give --repository, a copy of the bundle that the server serves." in active.stderr
 
 
 @pytest.fixture

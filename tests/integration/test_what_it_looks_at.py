@@ -1,6 +1,6 @@
 """What the reference ensemble looks at; the benchmark of this name measures the same on more pictures."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -13,12 +13,8 @@ from fundus_core.images import decode
 
 pytest.importorskip("onnxruntime", reason="needs the extra `embedded`: onnxruntime")
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "what_it_looks_at.py"
-_SPEC = importlib.util.spec_from_file_location("what_it_looks_at", BENCHMARK)
-assert _SPEC and _SPEC.loader
-looks = importlib.util.module_from_spec(_SPEC)
-sys.modules[_SPEC.name] = looks  # where dataclasses look their module up
-_SPEC.loader.exec_module(looks)
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+looks = importlib.import_module("what_it_looks_at")
 
 PER_CLASS = 32  # photographs
 
@@ -38,11 +34,12 @@ def test_the_score_rises_with_the_cup_to_disc_ratio(ratio: looks.Ratio) -> None:
     assert ratio.effect > 0.4
 
 
-def test_erasing_the_disc_moves_the_score_more_than_erasing_as_much_elsewhere(
+def test_erasing_the_disc_moves_the_score_more_than_erasing_as_much_around_it_or_elsewhere(
     ensemble: looks.Ensemble,
 ) -> None:
     erased = looks.erase_places(ensemble, range(4))
     assert erased.disc > 0.1
+    assert erased.disc > 3 * erased.around
     assert erased.disc > 3 * erased.elsewhere
 
 
@@ -75,6 +72,20 @@ def test_what_is_erased_is_the_disc_and_nothing_beside_it() -> None:
     assert len(beside) >= 3
     assert all(region.sum() == pytest.approx(disc.sum(), rel=0.01) for region in beside)
     assert not any((region & disc).any() for region in beside)
+
+
+def test_what_is_erased_around_the_disc_is_as_large_and_in_the_circle_that_the_networks_see() -> None:
+    drawn, share = looks.eye(2, 0.8), 0.3
+    disc, around = looks.on_disc(drawn), looks.around_disc(drawn, share)
+    assert [region.sum() for region in around] == [disc.sum()] * 4
+    assert not any((region & disc).any() for region in around)
+    rows, columns = (axis.mean() for axis in np.nonzero(disc))
+    reach_px = share * drawn.camera.field * drawn.camera.width_px / 2
+    for region in around:
+        assert max(np.hypot(*(np.argwhere(region) - (rows, columns)).T)) < reach_px + 1
+    places = [np.argwhere(region).mean(axis=0) - (rows, columns) for region in around]
+    assert np.allclose(places[0] + places[1], 0, atol=3), "one on either side"
+    assert np.allclose(places[2] + places[3], 0, atol=3)
 
 
 def test_a_silhouette_keeps_the_margin_and_nothing_else() -> None:

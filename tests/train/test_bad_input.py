@@ -98,10 +98,13 @@ def refused(done: Result, exit_code: int, *sentences: str) -> None:
         (labels_text(header="amd,patient_id"), ("glaucoma",)),
         (
             labels_text(lambda i: f"0,P{i}"),
-            ("one class only in the test part", "Add cases of the rarer class"),
+            ("The label 'glaucoma' has one class only in the test part", "Add cases of the rarer class"),
         ),
-        (labels_text(lambda i: f"{i % 2},P{i % 6}"), ("6 patients cannot make 10 parts", "Add patients, or")),
-        (labels_text(lambda i: f",P{i}"), ("None of 40 labelled images can be used", "no label for it")),
+        (labels_text(lambda i: f"{i % 2},P{i % 6}"), ("6 patients cannot make 10 parts", "Add patients.")),
+        (
+            labels_text(lambda i: f",P{i}"),
+            ("None of 40 labelled images can be used; the first, '", "0.png': unlabelled: "),
+        ),
     ],
     ids=["label 2", "missing column", "one class", "few patients", "no labels"],
 )
@@ -114,7 +117,7 @@ def test_a_labels_table_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("mistake", "sentences"),
     [
-        (("folds = 2", "folds = 30"), ("cannot make 30 parts", "or choose fewer folds")),
+        (("folds = 2", "folds = 30"), ("cannot make 30 folds", "Choose fewer")),
         (("epochs", "epoch"), ("unknown key 'epoch'", "Did you mean 'epochs'?")),
         (("test_efficientnet", "test_eficientnet"), ("Did you mean 'test_efficientnet'?",)),
         (("batch_size = 8", "batch_size = 64"), ("Lower batch_size",)),
@@ -134,6 +137,14 @@ def test_weights_of_another_network(attempt: Callable[..., Result], tmp_path: Pa
     pretrained = RECIPE.replace("pretrained = false", "pretrained = true")
     done = attempt(pretrained, "", "--weights", tmp_path / "other.safetensors")
     refused(done, 2, "'other.safetensors' is not for test_efficientnet")
+
+
+def test_a_network_that_cannot_be_made_is_told_before_anything_is_decoded(
+    attempt: Callable[..., Result], tmp_path: Path
+) -> None:
+    recipe = RECIPE.replace("size_px = 32", "size_px = 34").replace("test_efficientnet", "test_vit")
+    refused(attempt(recipe), 2, "'test_vit' cannot take 34 px images")
+    assert not (tmp_path / "run" / "cache").exists()
 
 
 def test_a_device_that_is_not_there(attempt: Callable[..., Result]) -> None:

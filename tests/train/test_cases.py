@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
+import fundus_core
 from fundus_core import phantoms
 from fundus_core.errors import LabelsError
 from fundus_core.preprocess import PreprocessSpec, preprocess, preprocess_encoded
 from fundus_core.quality import MEASURES
 from fundus_core.tables import LabelTable
+from fundus_train import cases as cases_module
 from fundus_train.cases import Cases, load_cases
 from fundus_train.recipe import Network, Phantoms, PseudoLabels, Recipe
 
@@ -156,6 +159,25 @@ def test_a_changed_file_is_decoded_anew(images: Path) -> None:
     assert np.array_equal(cases.pixels[0], preprocess(pixels, RECIPE.preprocess))
 
 
+def test_other_preprocessing_code_fills_the_cache_anew(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(images)
+    monkeypatch.setattr("fundus_train.cases._code", lambda: "of another version")
+    assert load(images)[1]
+    assert load(images)[1] == []
+
+
+def test_the_code_is_that_of_every_module_of_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, digests = cases_module._code.__wrapped__, []
+    core = shutil.copytree(Path(fundus_core.__file__).parent, tmp_path / "core")
+    monkeypatch.setattr(fundus_core, "__file__", str(core / "__init__.py"))
+    for name in ("disc.py", "phantoms.py", "illumination.py"):
+        digests.append(code())
+        with (core / name).open("a") as file:
+            file.write("# another line\n")
+    assert len({*digests, code()}) == 4
+    assert digests[0] == cases_module._code()
+
+
 def test_a_file_that_appears_is_decoded(images: Path) -> None:
     load(images)
     (images / "gone.png").write_bytes((images / "d.png").read_bytes())
@@ -222,5 +244,12 @@ def test_the_index_holds_digests_and_no_patient(images: Path) -> None:
 def test_no_usable_photograph_is_an_error_with_the_first_reason(images: Path) -> None:
     for path in images.rglob("*.*"):
         os.truncate(path, 0)
-    with pytest.raises(LabelsError, match="None of 7 labelled images can be used; the first: empty: "):
+    with pytest.raises(
+        LabelsError, match=r"None of 7 labelled images can be used; the first, '.*images/a.png': empty: "
+    ):
         load(images)
+
+
+def test_images_that_are_in_another_folder_make_one_ask_for_it(images: Path) -> None:
+    with pytest.raises(LabelsError, match=r"'.*images/sub/a\.png': vanished: .* Is --images the folder that"):
+        load(images / "sub")

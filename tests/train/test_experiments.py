@@ -41,6 +41,7 @@ REPORT = [
     "time (s)",
     "images/s",
     "n",
+    "seeds",
     "run",
 ]
 AUC = {"auc": 0.98927246, "auc_low": 0.97, "auc_high": 1.0}
@@ -75,6 +76,7 @@ def test_the_files_of_a_run_are_called_as_training_calls_them() -> None:
     assert fit.IDENTITY == experiments.IDENTITY
     assert results.RUN_JSON == experiments.RUN_JSON
     assert unseen.UNSEEN_JSON == experiments.UNSEEN_JSON
+    assert results.SPLIT == experiments.SPLIT
 
 
 def test_the_table_has_the_columns_of_the_report_and_a_real_run_in_them(tiny_run: Path) -> None:
@@ -130,6 +132,7 @@ def test_every_condition_of_a_recipe_is_told(tmp_path: Path) -> None:
         "time (s)": "1235",
         "images/s": "45.7",
         "n": "700",
+        "seeds": "",
         "run": str(tmp_path / "run"),
     }
 
@@ -137,6 +140,20 @@ def test_every_condition_of_a_recipe_is_told(tmp_path: Path) -> None:
 def test_no_augmentation_is_told(tmp_path: Path) -> None:
     (row,) = rows_of(run_folder(tmp_path / "run", replace(RECIPE, augment=Augment(flips=False))))
     assert row["augmentation"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("views", "said"),
+    [
+        (("identity",), "none"),
+        (("identity", "hflip"), "hflip"),
+        (("vflip", "identity"), "vflip"),
+        (("hflip",), "only hflip"),
+    ],
+)
+def test_the_views_are_told_as_they_are(views: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    (row,) = rows_of(run_folder(tmp_path / "run", replace(RECIPE, views=views)))
+    assert row["TTA"] == said
 
 
 def test_a_round_of_pseudo_labels_is_a_row_of_its_own(tmp_path: Path) -> None:
@@ -192,6 +209,11 @@ def test_a_run_that_left_sources_out_stands_beside_the_others(tmp_path: Path) ->
     assert (second["AUC(unseen hygd)"], second["AUC(unseen odir) low"]) == ("0.8000", "0.6000")
     assert (first["AUC(unseen hygd)"], first["AUC(CV)"], second["AUC(CV)"]) == ("", "0.9893", "")
     assert list(first) == list(second)
+    assert [second[name] for name in ("time (s)", "images/s", "n", "seeds")] == ["", "", "", "1"]
+    more = {"n_images": 20, "seconds": 61.5, "images_per_s": 33.3, "seeds": [0, 1]}
+    (tmp_path / "b" / "unseen.json").write_text(json.dumps(content | more))
+    _, second = rows_of(tmp_path)
+    assert [second[name] for name in ("time (s)", "images/s", "n", "seeds")] == ["62", "33.3", "20", "2"]
 
 
 def experiments_interval(value: float) -> Any:

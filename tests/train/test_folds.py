@@ -7,6 +7,12 @@ from fundus_core.errors import LabelsError
 from fundus_train.folds import POOL, TEST, split_cases
 from fundus_train.recipe import Split
 
+LABELS = ("glaucoma", "amd", "cataract", "myopia")
+
+
+def divide(targets: np.ndarray, patient: np.ndarray, split: Split, seed: int) -> np.ndarray:
+    return split_cases(targets, patient, split, seed, LABELS[: targets.shape[1]])
+
 
 def cohort(seed: int, n_patients: int, prevalence: float, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw targets (N, 1) and patients (N,): up to `most` cases each, nearly always of one class."""
@@ -30,7 +36,7 @@ def test_parts_are_whole_patients_of_the_right_size_and_the_same_mixture(
     seed: int, n_patients: int, prevalence: float, most: int, split: Split
 ) -> None:
     targets, patient = cohort(seed, n_patients, prevalence, most)
-    part = split_cases(targets, patient, split, seed)
+    part = divide(targets, patient, split, seed)
     assert part.shape == patient.shape
     assert set(part) == {TEST, *range(split.folds)}
     assert all(len(set(part[patient == one])) == 1 for one in set(patient))
@@ -44,7 +50,7 @@ def test_parts_are_whole_patients_of_the_right_size_and_the_same_mixture(
 
 def test_cases_without_patients_are_split_to_the_case() -> None:
     targets = (np.arange(200) % 4 == 0).astype(np.int8)[:, None]
-    part = split_cases(targets, np.arange(200), Split(0.3, 4), 0)
+    part = divide(targets, np.arange(200), Split(0.3, 4), 0)
     sizes = {int(name): int((part == name).sum()) for name in np.unique(part)}
     assert sizes == {TEST: 60, 0: 35, 1: 35, 2: 35, 3: 35}
     positives = [int(targets[part == name].sum()) for name in sizes]
@@ -54,15 +60,15 @@ def test_cases_without_patients_are_split_to_the_case() -> None:
 
 def test_a_seed_decides_the_split() -> None:
     targets, patient = cohort(1, 80, 0.5, 2)
-    first = split_cases(targets, patient, Split(), 3)
-    assert np.array_equal(first, split_cases(targets, patient, Split(), 3))
-    assert not np.array_equal(first, split_cases(targets, patient, Split(), 4))
+    first = divide(targets, patient, Split(), 3)
+    assert np.array_equal(first, divide(targets, patient, Split(), 3))
+    assert not np.array_equal(first, divide(targets, patient, Split(), 4))
 
 
 def test_combinations_of_labels_are_spread_evenly() -> None:
     combination = np.arange(400) % 4
     targets = np.column_stack([combination // 2, combination % 2]).astype(np.int8)
-    part = split_cases(targets, np.arange(400), Split(0.3, 4), 0)
+    part = divide(targets, np.arange(400), Split(0.3, 4), 0)
     for name in range(4):
         counts = np.bincount(combination[part == name], minlength=4)
         assert counts.max() - counts.min() <= 1
@@ -71,14 +77,22 @@ def test_combinations_of_labels_are_spread_evenly() -> None:
 @pytest.mark.parametrize(
     ("targets", "patient", "sentence"),
     [
-        ([0, 1] * 30, [i % 9 for i in range(60)], "9 patients cannot make 10 parts. Add patients"),
-        ([0] * 60, range(60), r"one class only in the test part \(18 cases\), so its AUC is not defined"),
+        (
+            [0, 1] * 30,
+            [i % 9 for i in range(60)],
+            r"9 patients cannot make 10 parts, the tenths that test_size takes from\. Add patients\.$",
+        ),
+        ([0] * 60, range(60), r"The label 'glaucoma' has one class only in the test part \(18 cases\), so"),
         (
             [1] + [0] * 59,
             range(60),
             "one class only in .*Add cases of the rarer class, or choose fewer folds",
         ),
-        ([0, 1] * 8, range(16), "No label combination has the 10 cases that 10 parts need. Add cases"),
+        (
+            [0, 1] * 8,
+            range(16),
+            r"8 cases of a label combination, at most, cannot make 10 parts, .* Add cases\.$",
+        ),
     ],
     ids=["few patients", "one class", "one positive", "few cases"],
 )
@@ -86,36 +100,44 @@ def test_a_split_that_cannot_be_made_says_what_to_do(
     targets: list[int], patient: range, sentence: str
 ) -> None:
     with pytest.raises(LabelsError, match=sentence):
-        split_cases(np.array(targets, np.int8)[:, None], np.array(patient), Split(0.3, 4), 0)
+        divide(np.array(targets, np.int8)[:, None], np.array(patient), Split(0.3, 4), 0)
+
+
+def test_too_many_folds_are_told_from_too_few_patients() -> None:
+    targets = np.array([0, 1] * 30, np.int8)[:, None]
+    with pytest.raises(
+        LabelsError, match=r"patients cannot make 30 folds\. Choose fewer, or add patients\.$"
+    ):
+        divide(targets, np.arange(60) // 2, Split(0.3, 30), 0)
 
 
 def test_unlabelled_cases_are_in_no_part_and_change_no_other() -> None:
     targets, patient = cohort(2, 120, 0.5, 2)
     more = np.concatenate([np.full((30, 1), -1, np.int8), targets])
-    part = split_cases(more, np.append(np.arange(30), patient), Split(), 3)
+    part = divide(more, np.append(np.arange(30), patient), Split(), 3)
     assert set(part[:30]) == {POOL}
-    assert np.array_equal(part[30:], split_cases(targets, patient, Split(), 3))
+    assert np.array_equal(part[30:], divide(targets, patient, Split(), 3))
 
 
 def test_a_label_that_is_not_known_is_of_neither_class() -> None:
     known = (np.arange(200) % 2).astype(np.int8)
     rare = np.where(np.arange(200) < 40, known, -1).astype(np.int8)
-    part = split_cases(np.column_stack([known, rare]), np.arange(200), Split(0.3, 2), 0)
+    part = divide(np.column_stack([known, rare]), np.arange(200), Split(0.3, 2), 0)
     for name in (TEST, 0, 1):
         assert {0, 1} <= set(rare[part == name].tolist())
-    with pytest.raises(LabelsError, match="one class only"):
-        split_cases(np.column_stack([known, np.minimum(rare, 0)]), np.arange(200), Split(0.3, 2), 0)
+    with pytest.raises(LabelsError, match="'amd' has one class only"):
+        divide(np.column_stack([known, np.minimum(rare, 0)]), np.arange(200), Split(0.3, 2), 0)
 
 
 def test_images_can_be_split_one_by_one_as_in_the_report() -> None:
     targets, patient = cohort(4, 60, 0.5, 4)
     split = Split(by_patient=False)
-    part = split_cases(targets, patient, split, 0)
+    part = divide(targets, patient, split, 0)
     assert any(len(set(part[patient == one])) > 1 for one in set(patient))
-    assert np.array_equal(part, split_cases(targets, np.arange(len(targets)), Split(), 0))
+    assert np.array_equal(part, divide(targets, np.arange(len(targets)), Split(), 0))
 
 
 def test_rare_combinations_of_labels_are_split_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     targets = (np.random.default_rng(0).random((300, 4)) < 0.3).astype(np.int8)
-    split_cases(targets, np.arange(300), Split(), 0)
+    divide(targets, np.arange(300), Split(), 0)
     assert not recwarn.list

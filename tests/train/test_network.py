@@ -133,6 +133,19 @@ def test_weights_that_lack_one_tensor_are_refused_by_its_name(resnet_weights: Pa
         build_backbone(recipe_of("test_resnet", pretrained=True), resnet_weights)
 
 
+def test_weights_of_a_deeper_sibling_are_refused(tmp_path: Path) -> None:
+    """It has every tensor of the smaller one, in the same shape."""
+    path = tmp_path / "lite1.safetensors"
+    state = timm.create_model("tf_efficientnet_lite1").state_dict()
+    save_file(state, path)
+    small = build_backbone(recipe_of("tf_efficientnet_lite0")).state_dict()
+    assert all(small[name].shape == state[name].shape for name in small if not name.startswith("classifier."))
+    with pytest.raises(
+        RecipeError, match=r"is not for tf_efficientnet_lite0: it has blocks\.\S+ beside\. Give"
+    ):
+        build_backbone(recipe_of("tf_efficientnet_lite0", pretrained=True), path)
+
+
 @pytest.mark.parametrize("content", [b"", b"no weights at all"])
 def test_a_file_that_holds_no_weights_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +162,31 @@ def test_a_patient_of_the_left_out_source_is_not_trained_on_elsewhere(
     assert labels.image_id[-1] not in without_east
     assert labels.image_id[0] not in without_west
     assert {labels.image_id[0], labels.image_id[-1]} <= without_north
+
+
+def test_an_interval_allows_for_several_images_of_one_patient(images: Path, tmp_path: Path) -> None:
+    """Each picture twice, saved as another file: twice as many images know no more than before."""
+    labels, twice = table(images), tmp_path / "images"
+    shutil.copytree(images, twice)
+    again = tuple(f"again-{image_id}" for image_id in labels.image_id)
+    for image_id, other in zip(labels.image_id, again, strict=True):
+        (twice / other).write_bytes((images / image_id).read_bytes() + b" ")
+    both = LabelTable(
+        labels.image_id + again,
+        RECIPE.labels,
+        np.concatenate([labels.values, labels.values]),
+        2 * (labels.patient_id or ()),
+        source=2 * (labels.source or ()),
+    )
+    found = experiment(twice, tmp_path / "run", both).fit((3,), tmp_path / "cache")
+    truth = dict(zip(both.image_id, both.values[:, 0].tolist(), strict=True))
+    for each in found:
+        scores = read_scores(tmp_path / "run" / f"{each.source}.csv")
+        classes = np.array([truth[image_id] for image_id in scores.image_id])
+        independent = auc_delong(classes, scores.probability[:, 0])
+        assert each.n == 2 * SOURCES[each.source]
+        assert 0 < each.auc.value < 1
+        assert each.auc.high - each.auc.low > 1.1 * (independent.high - independent.low)
 
 
 def test_an_image_without_the_first_label_is_scored_and_not_judged(images: Path, tmp_path: Path) -> None:

@@ -1,19 +1,24 @@
 """Labelled photographs, decoded and preprocessed once, then memory-mapped for all folds and epochs."""
 
+import functools
 import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import Progress
 
+import fundus_core
 from fundus_core import phantoms
 from fundus_core.errors import ImageError, LabelsError
 from fundus_core.files import read_encoded
@@ -63,7 +68,7 @@ class Cases:
 
 
 def load_cases(recipe: Recipe, labels: LabelTable, images: Path, cache: Path, tick: Tick) -> Cases:
-    """Return the usable cases, from `cache` when it was made by the same spec from the same files.
+    """Return the usable cases, from `cache` when the same spec and code made it from the same files.
 
     Dropped, with a reason: unreadable images, unlabelled ones (unless the recipe makes pseudo-labels for
     them), exact copies of an earlier image or of a labelled one (by SHA-256). Patients who share a copy count
@@ -77,13 +82,31 @@ def load_cases(recipe: Recipe, labels: LabelTable, images: Path, cache: Path, ti
     if _stored_key(cache) != key or not (cache / "pixels.npy").is_file():
         _fill_cache(recipe, labels, images, cache, key, tick)
     index = json.loads((cache / "index.json").read_text())
-    return _select(recipe, labels, index["outcomes"], np.load(cache / "pixels.npy", mmap_mode="r"))
+    pixels = np.load(cache / "pixels.npy", mmap_mode="r")
+    return _select(recipe, labels, images, index["outcomes"], pixels)
+
+
+@contextmanager
+def reading(progress: Progress) -> Iterator[Tick]:
+    """Give what shows a bar while `load_cases` reads."""
+    task = progress.add_task("reading", total=None)
+    yield lambda done, total: progress.update(task, completed=done, total=total)
+    progress.remove_task(task)
 
 
 def _cache_key(recipe: Recipe, labels: LabelTable, images: Path) -> str:
     files = [(image_id, _stamp(images / image_id)) for image_id in labels.image_id]
-    parts = (asdict(recipe.preprocess), asdict(recipe.phantoms), MEASURES, files)
+    parts = (asdict(recipe.preprocess), asdict(recipe.phantoms), MEASURES, _code(), files)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> str:
+    """Return a digest of what makes pixels: OpenCV, and all of core, since a list of its modules gets old."""
+    digest = hashlib.sha256(cv2.__version__.encode())
+    for path in sorted(Path(fundus_core.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -153,12 +176,22 @@ def _phantom(seed: int, spec: PreprocessSpec) -> tuple[Pixels, Outcome]:
 
 
 def _select(
-    recipe: Recipe, labels: LabelTable, outcomes: Sequence[Outcome], pixels: NDArray[np.uint8]
+    recipe: Recipe,
+    labels: LabelTable,
+    images: Path,
+    outcomes: Sequence[Outcome],
+    pixels: NDArray[np.uint8],
 ) -> Cases:
     reasons = list(_drop_reasons(labels, outcomes, recipe.pseudo_labels.rounds > 0))
     kept = [i for i, reason in enumerate(reasons) if not reason]
     if not kept:
-        raise LabelsError(f"None of {len(reasons)} labelled images can be used; the first: {reasons[0]}")
+        first = f"the first, '{images / labels.image_id[0]}': {reasons[0]}"
+        hint = (
+            " Is --images the folder that image_id is relative to?"
+            if reasons[0].startswith("vanished")
+            else ""
+        )
+        raise LabelsError(f"None of {len(reasons)} labelled images can be used; {first}{hint}")
     seeds = recipe.phantoms.seeds
     drawn = np.array([[phantoms.plan(seed).glaucoma] for seed in seeds], dtype=np.int8)
     patient, source = _patients(labels, outcomes), labels.source or ("",) * len(reasons)

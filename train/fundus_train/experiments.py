@@ -12,13 +12,14 @@ from fundus_core.sheet import csv_line
 from fundus_train.recipe import Recipe
 
 # written by fundus_train.fit, results and unseen, which nobody can import without PyTorch or scikit-learn
-IDENTITY, RUN_JSON, UNSEEN_JSON = "identity.json", "run.json", "unseen.json"
+IDENTITY, RUN_JSON, UNSEEN_JSON, SPLIT = "identity.json", "run.json", "unseen.json", "split.csv"
 
 PARTS = {"AUC(CV)": "cross_validation", "AUC(inner_test)": "inner_test"}
 LIMITS = ("", " low", " high")
 
 Figure = tuple[float | None, float | None, float | None]  # value, low, high
 Row = dict[str, str]  # column -> cell
+NO_CHANGES: Mapping[Path, Mapping[str, Figure]] = {}
 
 
 @dataclass(frozen=True)
@@ -97,30 +98,44 @@ COLUMNS: dict[str, Callable[[Run], object]] = {
     "lr": lambda run: f"{run.recipe.training.learning_rate:g}",
     "batch": lambda run: run.recipe.training.batch_size * run.recipe.training.accumulate,
     "epochs": lambda run: run.recipe.training.epochs,
-    "TTA": lambda run: " ".join(run.recipe.views[1:]) or "none",
+    "TTA": lambda run: _views(run.recipe.views),
     "pseudo-label": lambda run: _pseudo_labels(run.summary),
     "time (s)": lambda run: _rounded(run, "seconds", 0),
     "images/s": lambda run: _rounded(run, "images_per_s", 1),
     "n": lambda run: run.summary.get("n_images"),
+    "seeds": lambda run: len(run.summary["seeds"]) if "seeds" in run.summary else None,
     "run": lambda run: run.folder,
 }
 FIGURES_AT = list(COLUMNS).index("time (s)")
 
 
-def table_rows(runs: Sequence[Run]) -> list[Row]:
-    """Return one row for each run, all with the same columns; what is not known is empty."""
-    figures = dict.fromkeys(name for run in runs for name in run.figures)
-    return [_row(run, tuple(figures)) for run in runs]
+def table_rows(runs: Sequence[Run], changes: Mapping[Path, Mapping[str, Figure]] = NO_CHANGES) -> list[Row]:
+    """Return one row for each run, all with the same columns; what is not known is empty.
+
+    `changes` has further figures of each folder, which are written with their sign.
+    """
+    known = [_cells(run.figures, ".4f") | _cells(changes.get(run.folder, {}), "+.4f") for run in runs]
+    columns = dict.fromkeys(name for cells in known for name in cells)
+    figures = [{name: cells.get(name, "") for name in columns} for cells in known]
+    return [_row(run, cells) for run, cells in zip(runs, figures, strict=True)]
 
 
-def _row(run: Run, figures: Sequence[str]) -> Row:
+def _cells(figures: Mapping[str, Figure], digits: str) -> Row:
+    return {
+        name + limit: "" if value is None else format(value, digits)
+        for name, figure in figures.items()
+        for limit, value in zip(LIMITS, figure, strict=True)
+    }
+
+
+def _row(run: Run, figures: Row) -> Row:
     said = [(name, _text(value(run))) for name, value in COLUMNS.items()]
-    aucs = [
-        (name + limit, _text(None if value is None else f"{value:.4f}"))
-        for name in figures
-        for limit, value in zip(LIMITS, run.figures.get(name, (None,) * 3), strict=True)
-    ]
-    return dict([*said[:FIGURES_AT], *aucs, *said[FIGURES_AT:]])
+    return dict([*said[:FIGURES_AT], *figures.items(), *said[FIGURES_AT:]])
+
+
+def _views(names: tuple[str, ...]) -> str:
+    flips = " ".join(name for name in names if name != "identity")
+    return flips or "none" if "identity" in names else f"only {flips}"
 
 
 def _augmentation(recipe: Recipe) -> str:

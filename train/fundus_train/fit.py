@@ -17,11 +17,12 @@ from fundus_core.tables import LabelTable, join
 from fundus_core.views import views_named
 from fundus_eval.evaluation import evaluate
 from fundus_train import pseudo, results
-from fundus_train.cases import Cases, load_cases
+from fundus_train.cases import Cases, load_cases, reading
 from fundus_train.checkpoint import CheckpointSpec, load_checkpoint, save_checkpoint
 from fundus_train.determinism import deterministic
 from fundus_train.folds import POOL, TEST, split_cases
-from fundus_train.loop import Epoch, fit_fold, predict
+from fundus_train.guards import begun
+from fundus_train.loop import Epoch, check_answers, fit_fold, predict
 from fundus_train.network import build_network
 from fundus_train.parallel import Workers
 from fundus_train.recipe import Recipe
@@ -116,17 +117,15 @@ class Experiment:
 
     def _prepare(self) -> tuple[Cases, Part]:
         """Return the cases, and the part of each real one (N,)."""
-        task = self.progress.add_task("reading", total=None)
-
-        def tick(done: int, total: int) -> None:
-            self.progress.update(task, completed=done, total=total)
-
-        with self.fabric.rank_zero_first():  # the others find the cache filled
-            cases = load_cases(self.recipe, self.labels, self.images, self.run / CACHE, tick)
-            real, split = slice(cases.n_real), self.recipe.split
-            part = split_cases(cases.targets[real], cases.patient[real], split, self.recipe.seed)
-            results.write_split(self.run, self.recipe, cases, part)
-        self.progress.remove_task(task)
+        recipe = self.recipe
+        # the others find the cache filled
+        with self.fabric.rank_zero_first(), reading(self.progress) as tick:
+            if not begun(self.run):  # what is wrong with a network is said before anything is decoded
+                build_network(recipe, self.weights)
+            cases = load_cases(recipe, self.labels, self.images, self.run / CACHE, tick)
+            targets, patient = cases.targets[: cases.n_real], cases.patient[: cases.n_real]
+            part = split_cases(targets, patient, recipe.split, recipe.seed, recipe.labels)
+            results.write_split(self.run, recipe, cases, part)
         return cases, part
 
     def _next_labels(self, rounds: Sequence[Fitted], last: Round) -> pseudo.Hard | None:
@@ -222,6 +221,7 @@ class Experiment:
         fit_fold(self.fabric, network, self.recipe, cases, training, own, seed, resume, report)
         if self.fabric.is_global_zero:
             round_weights(network, torch.from_numpy(np.array(cases.pixels[:1])).to(self.fabric.device))
+            check_answers(network, cases, own, self.fabric.device)  # a huge weight has no half
             save_checkpoint(path, network, CheckpointSpec(self.recipe, fold, network.normalise))
             resume.unlink()
         self.fabric.barrier()

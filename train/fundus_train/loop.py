@@ -25,6 +25,8 @@ from fundus_train.network import FundusNetwork, mean_probability
 from fundus_train.recipe import Recipe, Training
 
 PREDICT_BATCH = 4  # times the views
+PLAIN = views_named(("identity",))
+CALMER = "Lower learning_rate, or set precision = '32-true'."
 RANK_STRIDE = 10**9  # far beyond the seeds of folds and epochs
 Index = NDArray[np.int64]
 
@@ -58,6 +60,9 @@ def fit_fold(
     """Train `network` in place on one part of the cases; resume after the last epoch in `resume_path`.
 
     It ends with the last weights, their average, or those of the best epoch, as the recipe says.
+
+    Raises:
+        RecipeError: too few cases for a batch, or training that diverged; the epoch before is kept.
     """
     training = recipe.training
     optimizer = torch.optim.AdamW(
@@ -80,6 +85,7 @@ def fit_fold(
         torch.manual_seed(seed + draws.epoch + RANK_STRIDE * fabric.global_rank)
         rate = optimizer.param_groups[0]["lr"]
         loss = train_epoch(fabric, model, loader, optimizer, schedule, training, keeper)
+        check_answers(network, cases, training_part, fabric.device)  # a loss is of the weights before a step
         state["epoch"] += 1
         keeper.after_epoch(state["epoch"])
         wanted = training.patience and len(validation_part)
@@ -109,7 +115,11 @@ def train_epoch(
     training: Training,
     keeper: Keeper,
 ) -> float:
-    """Run one epoch; return its mean loss."""
+    """Run one epoch; return its mean loss.
+
+    Raises:
+        RecipeError: the loss is no finite number.
+    """
     model.train()
     losses = []
     for number, (pixels, targets) in enumerate(loader, start=1):
@@ -124,7 +134,10 @@ def train_epoch(
             schedule.step()
             keeper.after_step()
     optimizer.zero_grad()  # of the batches behind the last update
-    return float(torch.stack(losses).mean())
+    mean = float(torch.stack(losses).mean())
+    if not math.isfinite(mean):
+        raise RecipeError(f"Training diverged: the loss is {mean}. {CALMER}")
+    return mean
 
 
 def validate(fabric: lit.Fabric, keeper: Keeper, recipe: Recipe, cases: Cases, index: Index) -> float:
@@ -153,6 +166,16 @@ def _save_whole(fabric: lit.Fabric, path: Path, state: dict[str, object]) -> Non
     if fabric.is_global_zero:
         partial.replace(path)
     fabric.barrier()
+
+
+def check_answers(network: nn.Module, cases: Cases, index: Index, device: torch.device) -> None:
+    """Refuse weights that answer with no number, on a few cases of `index`.
+
+    Raises:
+        RecipeError: training diverged.
+    """
+    if not np.isfinite(predict(network, cases, index[:PREDICT_BATCH], PLAIN, device)).all():
+        raise RecipeError(f"Training diverged: the network answers with no numbers. {CALMER}")
 
 
 @torch.inference_mode()

@@ -127,14 +127,23 @@ def _load_pretrained(backbone: nn.Module, architecture: str, weights: Path) -> N
         except Exception as error:  # foreign weights may trip it anywhere
             raise RecipeError(f"'{weights.name}' is not for {architecture} ({error!r}). {hint}") from None
     own = backbone.state_dict()
+    if misfit := _misfit(own, state, _classifiers(backbone)):
+        raise RecipeError(f"'{weights.name}' is not for {architecture}: {misfit}. {hint}")
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    heads = _classifiers(backbone)
-    missing = [name for name in own if name not in fitting and not name.startswith(heads)]
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if missing:
-        reason = f"{missing[0]} is missing or differs"
-        raise RecipeError(f"'{weights.name}' is not for {architecture}: {reason}. {hint}")
     backbone.load_state_dict(own | fitting)
+
+
+def _misfit(own: dict[str, Tensor], state: dict[str, Tensor], heads: tuple[str, ...]) -> str:
+    """Say which tensor outside the classifier tells that `state` is not for a network of `own`; "" if none.
+
+    A deeper sibling has all tensors of a network, and more.
+    """
+    for name, value in own.items():
+        differs = name not in state or state[name].shape != value.shape
+        if differs and not name.startswith(heads) and not name.endswith("num_batches_tracked"):
+            return f"{name} is missing or differs"
+    beyond = [name for name in state if name not in own and not name.startswith(heads)]
+    return f"it has {beyond[0]} beside" if beyond else ""
 
 
 def view_axes(view: View) -> tuple[int, ...]:

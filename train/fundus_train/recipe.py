@@ -1,5 +1,6 @@
 """A recipe: everything that decides an experiment, in one TOML file. An unknown key raises."""
 
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from fundus_core.schema import build, check_least
 from fundus_core.views import VIEWS, views_named
 
 EXTENDS = "extends"
+MAX_SEED = 2**32 - 1  # what the shuffle of the split takes
 SHARES = ("shift", "field_edge", "brightness", "contrast", "vignette")  # of Augment
 
 
@@ -21,6 +23,10 @@ class Network:
     architecture: str
     pretrained: bool = True
     dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise RecipeError(f"dropout is {self.dropout}; choose 0 up to 1.")
 
 
 @dataclass(frozen=True)
@@ -143,8 +149,11 @@ class Training:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
             raise RecipeError("epochs must be at least 1 and batch_size at least 2 (batch normalisation).")
-        if self.accumulate < 1 or self.patience < 0 or self.focal_gamma < 0:
-            raise RecipeError("accumulate must be at least 1, patience and focal_gamma 0 or more.")
+        if self.accumulate < 1:
+            raise RecipeError("accumulate must be at least 1.")
+        if not 0 < self.learning_rate < math.inf:
+            raise RecipeError(f"learning_rate is {self.learning_rate}; choose above 0, such as 0.001.")
+        check_least(self, ("weight_decay", "patience", "focal_gamma"), 0, RecipeError)
         if not 0 <= self.label_smoothing < 0.5:
             raise RecipeError(f"label_smoothing is {self.label_smoothing}; choose 0 up to 0.5.")
         if not 0 <= self.balance <= 1 or not 0 <= self.ema_decay < 1:
@@ -184,10 +193,23 @@ class Recipe:
 
     def __post_init__(self) -> None:
         views_named(self.views)
-        if not self.labels:
-            raise RecipeError("labels is empty; name at least one column, such as labels = ['glaucoma'].")
+        if not self.name.strip():
+            raise RecipeError("name is empty; choose one, by which tables will call the run.")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise RecipeError(f"seed is {self.seed}; choose 0 to {MAX_SEED}.")
+        _check_labels(self.labels)
         if self.phantoms.count and self.labels != ("glaucoma",):
             raise RecipeError("Phantoms are labelled for glaucoma only; set [phantoms] count = 0.")
+
+
+def _check_labels(labels: tuple[str, ...]) -> None:
+    if not labels:
+        raise RecipeError("labels is empty; name at least one column, such as labels = ['glaucoma'].")
+    if not all(label.strip() for label in labels):
+        raise RecipeError("labels has a label without a name; write the name of a column.")
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise RecipeError(f"labels names '{twice[0]}' twice; name each column once.")
 
 
 def read_recipe(path: Path) -> Recipe:

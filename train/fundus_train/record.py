@@ -125,7 +125,7 @@ def _results(run: Run, ended: float) -> "Iterator[Metric]":
     from mlflow.entities import Metric
 
     values = {
-        re.sub(r"[^\w./ -]", " ", name).strip() + limit: value  # MLflow takes no brackets
+        _metric_name(name) + limit: value
         for name, interval in run.figures.items()
         for limit, value in zip(LIMITS, interval, strict=True)
     }
@@ -149,7 +149,13 @@ def _curves(run: Run, started: float) -> "Iterator[Metric]":
         now += float(seconds)
         for name, value in zip(CURVES, values, strict=True):
             if value:
-                yield Metric(f"fold_{fold}/{name}", float(value), _milliseconds(now), int(epoch))
+                metric = _metric_name(f"fold_{fold}/{name}" if fold.isdecimal() else f"{fold}/{name}")
+                yield Metric(metric, float(value), _milliseconds(now), int(epoch))
+
+
+def _metric_name(name: str) -> str:
+    """Return what MLflow takes as a name: no brackets, for instance."""
+    return re.sub(r"[^\w./ -]", " ", name).strip()
 
 
 def _milliseconds(seconds: float) -> int:

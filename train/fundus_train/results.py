@@ -127,7 +127,7 @@ class Predictions:
 def write_tables(run: Path, recipe: Recipe, cases: Cases, predictions: Predictions) -> None:
     """Write dropped.csv and the score tables: oof.csv, inner_test.csv, and unlabelled.csv for the pool."""
     ids, part = cases.image_id[: cases.n_real], predictions.part
-    write_table(run / DROPPED, ["image_id", "reason"], cases.dropped)
+    write_dropped(run, cases)
     columns = _columns("probability", recipe)
     out_of_fold = np.column_stack([predictions.out_of_fold, cases.quality])
     write_table(run / OUT_OF_FOLD, ["image_id", *columns, *MEASURES], _rows(ids, part >= 0, out_of_fold))
@@ -143,6 +143,11 @@ def write_tables(run: Path, recipe: Recipe, cases: Cases, predictions: Predictio
             write_table(run / name, header, _rows(ids, chosen, seen))
 
 
+def write_dropped(run: Path, cases: Cases) -> None:
+    """Write dropped.csv: what was left out, and why."""
+    write_table(run / DROPPED, ["image_id", "reason"], cases.dropped)
+
+
 def write_split(run: Path, recipe: Recipe, cases: Cases, part: NDArray[np.int64]) -> None:
     """Write split.csv, also a labels table: part, labels and source of each case. A resumed run checks it.
 
@@ -151,7 +156,7 @@ def write_split(run: Path, recipe: Recipe, cases: Cases, part: NDArray[np.int64]
     """
     table, path = _split_columns(recipe, cases, part), run / SPLIT
     rows = [list(map(str, row)) for row in zip(*table.values(), strict=True)]
-    before = _read_rows(path) if path.exists() else []
+    before = read_rows(path) if path.exists() else []
     if before != rows and before and begun(run):
         changed = sorted({row[0] for row in before} ^ {row[0] for row in rows} or {rows[0][0]})
         hint = "Restore the images folder, or choose another --output."
@@ -160,7 +165,8 @@ def write_split(run: Path, recipe: Recipe, cases: Cases, part: NDArray[np.int64]
         write_table(path, list(table), rows)
 
 
-def _read_rows(path: Path) -> list[list[str]]:
+def read_rows(path: Path) -> list[list[str]]:
+    """Return the rows of a table that `write_table` wrote, without its header."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.reader(file))[1:]
 
@@ -197,14 +203,14 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
         writer.writerows(rows)
 
 
-def begin_epochs(run: Path, starting: Iterable[int]) -> None:
+def begin_epochs(run: Path, starting: Iterable[int | str]) -> None:
     """Make epochs.csv, or forget what it says of the folds that start from their first epoch."""
     forgotten = {str(fold) for fold in starting}
     kept = [list(row.values()) for row in read_epochs(run) if row["fold"] not in forgotten]
     write_table(run / EPOCHS, EPOCH_COLUMNS, kept)
 
 
-def append_epoch(run: Path, fold: int, epoch: "Epoch") -> None:
+def append_epoch(run: Path, fold: int | str, epoch: "Epoch") -> None:
     """Append one line to epochs.csv, in one piece: folds in other processes do so too.
 
     An epoch that is repeated after a stop keeps the line that it has.
@@ -260,8 +266,11 @@ def read_run_json(run: Path) -> dict[str, Any]:
     """Return the content of a finished run's run.json.
 
     Raises:
-        BundleError: the run has not finished.
+        BundleError: the run has not finished, or is one of `fundus-train unseen`.
     """
+    if any(run.glob("*-seed*")):
+        hint = "Choose a run of `fundus-train fit`."
+        raise BundleError(f"'{run}' is a run of `fundus-train unseen`, which makes no ensemble. {hint}")
     try:
         content: dict[str, Any] = json.loads((run / RUN_JSON).read_text())
     except (OSError, ValueError):

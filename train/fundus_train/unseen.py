@@ -17,17 +17,18 @@ from rich.progress import Progress
 
 from fundus_core.errors import LabelsError
 from fundus_core.files import whole_file
-from fundus_core.reading import read_scores
+from fundus_core.reading import read_labels, read_scores
 from fundus_core.tables import LabelTable, join
 from fundus_core.views import views_named
 from fundus_eval.evaluation import evaluate
 from fundus_eval.intervals import Interval
-from fundus_train.cases import Cases, load_cases
+from fundus_train import results
+from fundus_train.cases import Cases, load_cases, reading
 from fundus_train.determinism import deterministic
+from fundus_train.guards import begun
 from fundus_train.loop import Epoch, fit_fold, predict
-from fundus_train.network import build_network
+from fundus_train.network import FundusNetwork, build_network
 from fundus_train.recipe import Recipe
-from fundus_train.results import made_by, write_table
 
 UNSEEN_JSON = "unseen.json"
 
@@ -64,17 +65,32 @@ class LeaveOneSourceOut:
     def fit(self, seeds: tuple[int, ...], cache: Path) -> tuple[Unseen, ...]:
         """Train what the run folder doesn't hold yet; return one result per source, sorted by name.
 
-        Writes `<source>.csv` (a score table with one `fold_` column per seed) and `unseen.json`.
+        Writes `<source>.csv` (a score table with one `fold_` column per seed), split.csv, dropped.csv,
+        epochs.csv and `unseen.json`.
 
         Raises:
-            LabelsError: fewer than two sources, images without one, or a source that has one class only.
+            RecipeError: the network cannot be made or trained as the recipe says.
+            LabelsError: fewer than two sources, images without one, a source that has one class only, or
+                images that changed since the start.
         """
-        cases = load_cases(self.recipe, self.labels, self.images, cache, lambda done, total: None)
+        cases = self._prepare(cache)
         sources = sorted(set(cases.source[: cases.n_real]))
-        _check_sources(sources, cases)
         found = tuple(self._leave_out(source, seeds, cases) for source in sources)
-        self._write(seeds, found)
+        self._write(seeds, found, cases)
         return found
+
+    def _prepare(self, cache: Path) -> Cases:
+        """Return the cases; the scores on the disk are of the images that split.csv lists."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        with reading(self.progress) as tick:
+            if not begun(self.run):  # what is wrong with a network is said before anything is decoded
+                build_network(self.recipe, self.weights)
+            cases = load_cases(self.recipe, self.labels, self.images, cache, tick)
+        sources, part = np.unique(cases.source[: cases.n_real], return_inverse=True)
+        _check_sources(sources.tolist(), cases)
+        results.write_split(self.run, self.recipe, cases, part)
+        results.write_dropped(self.run, cases)
+        return cases
 
     def _leave_out(self, source: str, seeds: tuple[int, ...], cases: Cases) -> Unseen:
         held_out = np.flatnonzero(np.array(cases.source) == source)
@@ -85,9 +101,8 @@ class LeaveOneSourceOut:
             for j, i in enumerate(held_out)
         )
         path, folds = self.run / f"{source}.csv", [f"fold_{number}" for number in range(len(seeds))]
-        write_table(path, ["image_id", "probability", *folds], rows)
-        ids = tuple(cases.image_id[i] for i in held_out)
-        truth = LabelTable(ids, self.recipe.labels[:1], cases.targets[held_out, :1])
+        results.write_table(path, ["image_id", "probability", *folds], rows)
+        truth = read_labels(self.run / results.SPLIT, self.recipe.labels[:1])  # which knows the patients
         (found,) = evaluate(join(read_scores(path), truth), thresholds=None).labels
         assert found.auc  # noqa: S101  _check_sources has seen both classes
         return Unseen(source, found.n, found.n_positive, found.auc, found.fold_auc)
@@ -96,34 +111,51 @@ class LeaveOneSourceOut:
         self, source: str, seed: int, others: NDArray[np.int64], held_out: NDArray[np.int64], cases: Cases
     ) -> NDArray[np.float32]:
         """Return the probabilities (len(held_out),) of one network, from the run folder if it is there."""
-        path = self.run / f"{source}-seed{seed}.npy"
+        path = self.run / f"{_network_name(source, seed)}.npy"
         if not path.exists():
-            torch.manual_seed(seed)
-            network = build_network(self.recipe, self.weights)
-            task = self.progress.add_task(f"without {source}, seed {seed}", total=self.recipe.training.epochs)
-
-            def report(epoch: Epoch) -> None:
-                self.progress.update(task, completed=epoch.number)
-
-            resume, own = path.with_suffix(".resume"), 1000 * seed  # epochs count on from it
-            with deterministic(self.recipe.training.deterministic):
-                fit_fold(self.fabric, network, self.recipe, cases, others, held_out[:0], own, resume, report)
+            network = self._train(source, seed, others, cases)
             views = views_named(self.recipe.views)
             found = predict(network, cases, held_out, views, self.fabric.device)[:, 0]
             with whole_file(path) as partial, partial.open("wb") as file:
                 np.save(file, found)
-            resume.unlink()
+            path.with_suffix(".resume").unlink()
         scores: NDArray[np.float32] = np.load(path)
         return scores
 
-    def _write(self, seeds: tuple[int, ...], found: tuple[Unseen, ...]) -> None:
+    def _train(self, source: str, seed: int, others: NDArray[np.int64], cases: Cases) -> FundusNetwork:
+        """Return the network without this source, trained on from its last epoch in the run folder."""
+        torch.manual_seed(seed)
+        network, name = build_network(self.recipe, self.weights), _network_name(source, seed)
+        resume = self.run / f"{name}.resume"
+        results.begin_epochs(self.run, [] if resume.exists() else [name])
+        task = self.progress.add_task(f"without {source}, seed {seed}", total=self.recipe.training.epochs)
+
+        def report(epoch: Epoch) -> None:
+            results.append_epoch(self.run, name, epoch)
+            self.progress.update(task, completed=epoch.number)
+
+        own = 1000 * seed  # epochs count on from it
+        with deterministic(self.recipe.training.deterministic):
+            fit_fold(self.fabric, network, self.recipe, cases, others, others[:0], own, resume, report)
+        return network
+
+    def _write(self, seeds: tuple[int, ...], found: tuple[Unseen, ...], cases: Cases) -> None:
+        networks = {_network_name(each.source, seed) for each in found for seed in seeds}
+        timed = networks <= {row["fold"] for row in results.read_epochs(self.run)}  # not by earlier versions
         content: dict[str, Any] = {
             "recipe": asdict(self.recipe),
             "seeds": seeds,
             "sources": [asdict(each) for each in found],
-            "versions": made_by(),
+            "n_images": sum(each.n for each in found),
+            "n_dropped": len(cases.dropped),
+            **(results.speed(self.run) if timed else {}),
+            "versions": results.made_by(),
         }
         (self.run / UNSEEN_JSON).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _network_name(source: str, seed: int) -> str:
+    return f"{source}-seed{seed}"
 
 
 def _check_sources(sources: list[str], cases: Cases) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from rich.filesize import decimal as size
 
-from fundus_client import embedded
 from fundus_client.batch import MAX_BYTES
 from fundus_client.checkup.finding import Finding, explained
 from fundus_client.journal import journal_path, open_journal
 from fundus_client.sinks import check_output
+from fundus_client.wheel import find_stub, find_wheel
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import FundusError
 from fundus_core.limits import ROOT, allowed_cores, free_memory_bytes, usable_cores
@@ -60,8 +60,8 @@ def server_parts() -> Finding:
     if lacking := missing("embedded"):
         return Finding("problem", f"The embedded server lacks {', '.join(lacking)}.", _how_to_install())
     try:
-        wheel = embedded.find_wheel()
-        programs = (wheel.folder / "bin" / "tritonserver", embedded.find_stub(wheel.folder))
+        wheel = find_wheel()
+        programs = (wheel.folder / "bin" / "tritonserver", find_stub(wheel.folder))
     except FundusError as error:
         return explained(error)
     for program in programs:

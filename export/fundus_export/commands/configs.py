@@ -10,8 +10,8 @@ import click
 from fundus_core.console import FOLDER
 from fundus_core.ensemble import read_manifest
 from fundus_core.errors import UsageError
-from fundus_core.repository import write_rendered
-from fundus_core.serving import changed, read_serving, write_serving
+from fundus_core.repository import write_rendered, write_settings
+from fundus_core.serving import changed, read_serving
 
 EXAMPLE = """\b
 Example:
@@ -30,8 +30,9 @@ def configs(repository: Path, settings: tuple[str, ...]) -> None:
     spec, serving = read_manifest(repository), read_serving(repository)
     if settings:
         serving = changed(serving, dict(map(_setting, settings)))
-        write_serving(serving, repository)
-    write_rendered(repository, spec, serving)
+        write_settings(repository, spec, serving)
+    else:
+        write_rendered(repository, spec, serving)
     for name, value in asdict(serving).items():
         click.echo(f"{name:<22}{json.dumps(value)}")
 

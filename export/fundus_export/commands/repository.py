@@ -8,7 +8,8 @@ import click
 from fundus_core.calibrator import CalibrationMethod
 from fundus_core.console import FILE, FOLDER, quiet_libraries, say, stderr
 from fundus_core.ensemble import Precision
-from fundus_core.errors import MissingExtraError, UsageError
+from fundus_core.errors import MissingExtraError
+from fundus_eval.golden import check_own
 from fundus_eval.out_of_fold import RULES, threshold_rule
 
 EXAMPLE = "Example:\n\n\b\n  fundus-export repository runs/first model_repository --precision fp16"
@@ -54,13 +55,13 @@ def repository(
     """Export the finished training RUN to the Triton model repository OUT.
 
     Each fold becomes an ONNX graph with its test-time views inside. The answers of PyTorch to synthetic
-    phantoms and to --images go with it (of your images only the SHA-256), so that `fundus-client verify` can
-    replay them through any server. The graphs are compared with PyTorch on these and on held-out photographs
-    of the run, and a difference above the limits of the precision fails the export.
+    phantoms and to --images go with it (of your images only the SHA-256), in int8 those of the graphs too, so
+    that `fundus-client verify` can replay them through any server. The graphs are compared with PyTorch on
+    these and on held-out photographs of the run, and a difference above the limits of the precision fails the
+    export.
     """
     quiet_libraries()
-    if labels and not images:
-        raise UsageError("--labels says what is true of --images. Give both, or neither.")
+    check_own(images, labels)
     try:
         from fundus_export.repository import export_repository
         from fundus_export.trained import Wanted

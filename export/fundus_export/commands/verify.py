@@ -9,6 +9,8 @@ from fundus_core.console import FILE, FOLDER, quiet_libraries, stderr
 from fundus_core.errors import MissingExtraError
 from fundus_core.reading import read_labels
 from fundus_core.repository import check_repository
+from fundus_eval.golden import check_own
+from fundus_eval.parity import laid_out
 
 EXAMPLE = """\b
 Example:
@@ -28,9 +30,12 @@ def verify(run: Path, repository: Path, images: Path | None, labels: Path | None
 
     On the golden phantoms, on held-out photographs of the run, and on --images. Prints the largest and the
     mean difference of a fold's probability, the agreement of answers to one image alone and in batches, the
-    decisions that change at the threshold, and the change of the AUC with its 95 % interval.
+    decisions that change at the threshold, and with --labels the change of the AUC with its 95 % interval.
+    Of an int8 ensemble the AUC is also judged on the inner test, and the graphs must give the golden answers
+    that they gave at export.
     """
     quiet_libraries()
+    check_own(images, labels)
     spec = check_repository(repository)
     try:
         from fundus_export.repository import parities
@@ -40,7 +45,6 @@ def verify(run: Path, repository: Path, images: Path | None, labels: Path | None
     table = read_labels(labels, spec.labels) if labels else None
     with stderr.status("comparing"):
         found = parities(load_run(run), spec, repository, images, table)
-    for name, parity in found:
-        click.echo("\n".join(f"{name:<12}{line}" for line in parity.lines()))
+    click.echo(laid_out(found))
     if any(parity.broken for _, parity in found):
         sys.exit(1)

@@ -12,6 +12,7 @@ from fundus_core.console import FILE, FOLDER, progress_bar, quiet_libraries, say
 from fundus_core.errors import MissingExtraError
 from fundus_core.reading import read_labels
 from fundus_eval.evaluation import Evaluation
+from fundus_train.commands.left_out import say_left_out
 from fundus_train.guards import claimed, full_disk, launched_rank, resumable
 from fundus_train.recipe import read_recipe
 
@@ -121,8 +122,7 @@ def _print(rounds: "Sequence[Fitted]") -> None:
     from fundus_train.pseudo import best_round
 
     best = best_round(rounds)
-    for image_id, reason in best.dropped:
-        say(f"left out {image_id}: {reason}")
+    say_left_out(best.run)
     for each in rounds if len(rounds) > 1 else ():
         aucs = f"AUC(CV) {_auc(each.cross_validation)}  AUC(inner_test) {_auc(each.inner_test)}"
         made = f"{each.n_positive} positive and {each.n_negative} negative pseudo-labels"

@@ -8,6 +8,7 @@ import click
 from fundus_core.console import FILE, FOLDER, progress_bar, quiet_libraries, say
 from fundus_core.errors import MissingExtraError
 from fundus_core.reading import read_labels
+from fundus_train.commands.left_out import say_left_out
 from fundus_train.guards import claimed, full_disk, resumable
 from fundus_train.recipe import read_recipe
 
@@ -34,8 +35,10 @@ def unseen(
 ) -> None:
     """Leave one source out: train RECIPE on the other sources, score that one, for each source in turn.
 
-    Prints each source's AUC with its 95 % interval. Writes into --output: a score table for each source, and
-    unseen.json; `fundus-train table` compares several such folders.
+    Prints each source's AUC, by the recipe's first label, with its 95 % interval. Writes into --output: a
+    score table for each source, epochs.csv, split.csv (labels of each image; its part is the number of its
+    source), dropped.csv (what was left out, and why) and unseen.json; `fundus-train table` compares several
+    such folders.
     """
     quiet_libraries()
     plan = read_recipe(recipe)
@@ -51,6 +54,7 @@ def unseen(
     with resumable(), full_disk(output), claim, progress_bar() as progress:
         experiment = LeaveOneSourceOut(plan, labels, images, output, weights, fabric, progress)
         found = experiment.fit(tuple(range(plan.seed, plan.seed + seeds)), output / "cache")
+    say_left_out(output)
     _print(found)
     say(f"Run: {output}. Next: compare it with others by fundus-train table")
 
