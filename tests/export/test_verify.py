@@ -176,7 +176,7 @@ def test_settings_are_rendered_kept_and_change_no_digest(copy: Path) -> None:
     done = run("configs", copy, "--set", "cores=8", "--set", "preferred_batches=[2, 8]")
     assert done.exit_code == 0, done.output
     assert check_repository(copy).digest == before
-    assert 'string_value: "4"' in (copy / "fundus_fold_0" / "config.pbtxt").read_text()
+    assert "count: 4" in (copy / "fundus_fold_0" / "config.pbtxt").read_text()
     again = run("configs", copy)
     assert again.stdout == done.stdout
     assert "preferred_batches     [2, 8]" in done.stdout

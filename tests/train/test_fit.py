@@ -181,7 +181,7 @@ def test_a_folder_of_another_experiment_is_refused_and_left_alone(
         ),
         (
             TINY_RECIPE.replace("folds = 2", "folds = 40"),
-            "cannot make 40 parts. Add patients, or choose fewer folds",
+            "cannot make 40 folds. Choose fewer, or add patients.",
         ),
     ],
 )

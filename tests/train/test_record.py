@@ -63,6 +63,25 @@ def test_each_finished_run_is_there_once(store: str) -> None:
     assert {run.info.status for run in found.values()} == {"FINISHED"}
 
 
+def test_the_curves_of_a_run_that_left_sources_out_are_there_by_network(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    run, store = tmp_path / "unseen", f"sqlite:///{tmp_path}/mlflow.db"
+    run.mkdir()
+    shutil.copy(tiny_run / "identity.json", run)
+    header, *_ = (tiny_run / "epochs.csv").read_text().splitlines()
+    (run / "epochs.csv").write_text(f"{header}\neast (2)-seed0,1,0.5,,0.001,40,1.0\n")
+    auc = {"value": 0.8, "low": 0.7, "high": 0.9}
+    (run / "unseen.json").write_text(
+        json.dumps({"seconds": 1.0, "sources": [{"source": "east (2)", "auc": auc}]})
+    )
+    done = record(run, "--store", store)
+    assert done.exit_code == 0, done.output
+    (found,) = runs_in(store).values()
+    assert found.data.metrics["east  2 -seed0/loss"] == 0.5
+    assert found.data.metrics["seconds"] == 1.0
+
+
 def test_the_recipe_becomes_parameters(store: str) -> None:
     found = runs_in(store)
     params = found["tiny/round_1"].data.params

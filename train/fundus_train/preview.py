@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fundus_core.errors import ImageError
 from fundus_core.files import ImageRef, read_encoded
-from fundus_core.images import DEFAULT_LIMITS, decode
+from fundus_core.images import DEFAULT_LIMITS, decode_reduced
 from fundus_core.preprocess import preprocess_steps
 from fundus_train.augment import augment
 from fundus_train.recipe import Recipe
@@ -34,7 +34,8 @@ class Row:
 def follow(ref: ImageRef, recipe: Recipe) -> Row:
     """Return what `recipe` makes of one file: every preprocessing step, then augmented training versions."""
     try:
-        pixels = decode(read_encoded(ref.path, DEFAULT_LIMITS))
+        data = read_encoded(ref.path, DEFAULT_LIMITS)
+        pixels, _ = decode_reduced(data, DEFAULT_LIMITS, recipe.preprocess.least_px)  # as a network sees it
     except ImageError as error:
         return Row(ref.image_id, ((error.reason, _text_tile(str(error))),), error.reason)
     steps = list(preprocess_steps(pixels, recipe.preprocess))
