@@ -1,7 +1,8 @@
 """Graphs of random weights at 64 pixels against PyTorch.
 
 In fp32 every backbone of the report and of the lite family, in fp16 those of the report and the smallest
-lite, in int8 a small one of each kind. Left out, for time: lite1 to lite4 in fp16, and large ones in int8.
+lite, in int8 a small one of each kind. Left out, for time: in fp16 efficientnet_b6 and lite1 to lite4, and
+large ones in int8.
 """
 
 from pathlib import Path
