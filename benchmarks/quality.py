@@ -31,6 +31,7 @@ from fundus_core.errors import ImageError
 from fundus_core.files import find_images
 from fundus_core.images import decode
 from fundus_core.lit import MARGIN_LEVEL
+from fundus_core.overview import overview
 from fundus_core.preprocess import (
     Pixels,
     PreprocessSpec,
@@ -76,7 +77,8 @@ def photographs(data: Path) -> Iterator[Photograph]:
 
 def judge(pixels: Pixels) -> tuple[Quality, str]:
     """Return what the server measures, and the verdict."""
-    quality = measure(remove_margin(pixels, MARGIN_LEVEL))
+    field = remove_margin(pixels, MARGIN_LEVEL)
+    quality = measure(overview(field), max(field.shape[:2]))
     return quality, ungradable(quality)
 
 

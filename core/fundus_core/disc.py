@@ -2,7 +2,7 @@
 
 Brightness and vessel convergence are the two classical cues (Hoover and Goldbaum, IEEE Trans. Med. Imaging
 2003; Youssif et al., IEEE Trans. Med. Imaging 2008: vessels leave the disc upwards and downwards).
-Everything happens on an overview of the picture, whatever the camera delivers; lengths are its pixels.
+Everything happens on a small copy of the picture, whatever the camera delivers; lengths are its pixels.
 
 How much of an eye a picture shows decides how large a disc is in it. So the disc is looked for as if the
 picture were the whole field of 45 degrees, and as if it were a part of one; how bright the spots and how
@@ -12,20 +12,19 @@ on parts of real photographs, without labels.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.lit import MARGIN_LEVEL, brightest
-from fundus_core.overview import OVERVIEW_PX, overview
+from fundus_core.overview import overview
+from fundus_core.smoothing import Plane, blur
 
 Pixels = NDArray[np.uint8]
-Plane = NDArray[np.float32]  # (H, W)
 
-DISC_RADIUS_PX = 17  # 6 to 7 degrees across, in a field of 45 degrees that is as wide as the overview
-COARSE = 4
+SEARCH_PX = 128  # as finely as a whole field is looked at: twice as fine finds the same discs
+DISC_RADIUS_PX = 8.5  # 6 to 7 degrees across, in a field of 45 degrees
 CORNER = 0.04  # side of the corners that are looked at, as a share of the longer side
 MOST = 5.0  # fields that a picture can be a part of
 MIDLINE_SPREAD = 0.22  # standard deviation of the disc's height around the middle, as a share of the side
@@ -102,19 +101,19 @@ class SizeRule:
 # By `benchmarks/fields.py`. Round: a whole field, or that of a camera that sees less, such as 30 degrees.
 ROUND = SizeRule(
     fields=(1.0, 1.4),
-    bright=(-0.477, 0.301),
-    vessels=(-0.576, 0.316),
-    start=0.596,
+    bright=(-0.475, 0.345),
+    vessels=(-0.562, 0.279),
+    start=0.589,
     least=0.2,
     beyond_px=0,
 )
 CROPPED = SizeRule(
     fields=(1.0, 1.4, 2.0, 2.8, 4.0),
-    bright=(-0.174, -0.391, 0.038, 0.027, 0.095),
-    vessels=(-0.235, -0.287, -0.298, -0.023, 0.575),
-    start=1.323,
+    bright=(-0.173, -0.411, 0.057, 0.056, 0.075),
+    vessels=(-0.241, -0.295, -0.36, 0.114, 0.515),
+    start=1.314,
     least=0.0,
-    beyond_px=30,
+    beyond_px=15,
 )
 
 
@@ -125,7 +124,11 @@ def find_disc(picture: Pixels) -> Disc:
     always an answer; where no disc is to be seen it is the most disc-like place, and the middle of an
     all-dark picture.
     """
-    small = overview(picture)
+    return disc_of(overview(picture))
+
+
+def disc_of(small: Pixels) -> Disc:
+    """Return what `find_disc` does of a picture with this overview."""
     rule = rule_of(small)
     places = rule.places(small)
     field = rule.field(places)
@@ -151,11 +154,11 @@ def _has_dark_corners(picture: Pixels) -> bool:
 
 def best_place(picture: Pixels, field: float, beyond_px: int) -> Place:
     """Return the most disc-like place of a picture that shows 1 / `field` of a whole field."""
-    small = _shrink(picture, OVERVIEW_PX / field)
-    height, width = small.shape[:2]
+    seen = overview(picture, round(SEARCH_PX / field))
+    height, width = seen.shape[:2]
     inner = np.s_[beyond_px : beyond_px + height, beyond_px : beyond_px + width]
     edges = (beyond_px,) * 4
-    small = np.asarray(cv2.copyMakeBorder(small, *edges, cv2.BORDER_REFLECT_101), np.float32)
+    small = np.asarray(cv2.copyMakeBorder(seen, *edges, cv2.BORDER_REFLECT_101), np.float32)
     inside = _inside(small)
     if not inside.any():
         return Place(0.0, 0.0, Disc(0.5, 0.5))
@@ -163,8 +166,8 @@ def best_place(picture: Pixels, field: float, beyond_px: int) -> Place:
     vessels = _rising_vessels(small, inside)[inner]
     score = 0.6 * _unit(bright) + 0.4 * _unit(vessels) + 1.2 * _unit(bright) * _unit(vessels)
     away = (np.arange(height, dtype=np.float32) - height / 2) / (MIDLINE_SPREAD * max(height, width))
-    score *= np.exp(-(away**2) / 2)[:, None] * (_blur(inside, 6)[inner] > 0.35)
-    x, y = _peak(_blur(score, 2))
+    score *= np.exp(-(away**2) / 2)[:, None] * (blur(inside, 3)[inner] > 0.35)
+    x, y = _peak(blur(score, 1))
     at = round(y), round(x)
     disc = Disc((x + 0.5) / width, (y + 0.5) / height, field)
     return Place(float(bright[at]), float(vessels[at]), disc)
@@ -184,19 +187,12 @@ def _top(line: NDArray[np.float32], place: int) -> float:
     return place + 0.5 * (before - after) / bend if bend < 0 else float(place)
 
 
-def _shrink(picture: Pixels, longer_px: float) -> Plane:
-    height, width = picture.shape[:2]
-    scale = longer_px / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return _resized(picture, size)
-
-
 def _inside(small: Plane) -> Plane:
     """Return 1 well inside the lit field and 0 elsewhere: its edge is bright and dark by itself."""
-    lit = np.pad((brightest(small) > MARGIN_LEVEL).astype(np.uint8), 4)
-    lit = np.asarray(cv2.morphologyEx(lit, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)), np.uint8)
-    inner = cv2.erode(lit, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
-    return np.asarray(inner[4:-4, 4:-4], np.float32)
+    lit = np.pad((brightest(small) > MARGIN_LEVEL).astype(np.uint8), 2)
+    lit = np.asarray(cv2.morphologyEx(lit, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8)
+    inner = cv2.erode(lit, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+    return np.asarray(inner[2:-2, 2:-2], np.float32)
 
 
 def _bright_spot(small: Plane, inside: Plane) -> Plane:
@@ -209,40 +205,30 @@ def _bright_spot(small: Plane, inside: Plane) -> Plane:
     return np.asarray(cv2.resize(spots, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _resized(picture: NDArray[Any], size: tuple[int, int]) -> Plane:
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
+def _resized(plane: Plane, size: tuple[int, int]) -> Plane:
+    return np.asarray(cv2.resize(plane, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _rising_vessels(small: Plane, inside: Plane) -> Plane:
     """Return how many vessels run upwards and downwards around each place."""
-    green = np.where(inside > 0, _local_mean(small[..., 1], inside, 1), _local_mean(small[..., 1], inside, 8))
-    element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
+    green = np.where(inside > 0, small[..., 1], _local_mean(small[..., 1], inside, 4))
+    element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     dark = np.asarray(cv2.morphologyEx(green, cv2.MORPH_BLACKHAT, element), np.float32)
-    dark *= np.asarray(cv2.erode(inside, np.ones((5, 5), np.uint8)), np.float32)
-    vessels = np.clip(dark / np.sqrt(_local_mean(dark * dark, inside, 40) + 1), 0, 4)
-    soft = _blur(vessels, 1)
+    dark *= np.asarray(cv2.erode(inside, np.ones((3, 3), np.uint8)), np.float32)
+    vessels = np.clip(dark / np.sqrt(_local_mean(dark * dark, inside, 20) + 1), 0, 4)
+    soft = blur(vessels, 1)
     across, along = cv2.Sobel(soft, -1, 1, 0) ** 2, cv2.Sobel(soft, -1, 0, 1) ** 2
-    return _blur(vessels * across / (across + along + 1e-3), 10, 22)
+    return blur(vessels * across / (across + along + 1e-3), 5, 11)
 
 
 def _standardised(plane: Plane, inside: Plane) -> Plane:
-    away = (plane - _local_mean(plane, inside, 15)) * inside
-    return np.asarray(away / np.sqrt(_local_mean(away * away, inside, 20) + 4), np.float32)
+    away = (plane - _local_mean(plane, inside, 7.5)) * inside
+    return np.asarray(away / np.sqrt(_local_mean(away * away, inside, 10) + 4), np.float32)
 
 
 def _local_mean(plane: Plane, inside: Plane, sigma: float) -> Plane:
     """Return the Gaussian mean of what lies inside (normalised convolution)."""
-    return _blur(plane * inside, sigma) / (_blur(inside, sigma) + np.float32(1e-3))
-
-
-def _blur(plane: Plane, sigma: float, sigma_y: float = 0) -> Plane:
-    """Return the Gaussian mean; a wide one on a quarter of the rows and columns, as good and faster."""
-    if sigma < COARSE:
-        return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma, sigmaY=sigma_y), np.float32)
-    height, width = plane.shape
-    coarse = cv2.resize(plane, (-(-width // COARSE), -(-height // COARSE)), interpolation=cv2.INTER_AREA)
-    soft = cv2.GaussianBlur(coarse, (0, 0), sigma / COARSE, sigmaY=sigma_y / COARSE)
-    return np.asarray(cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+    return blur(plane * inside, sigma) / (blur(inside, sigma) + np.float32(1e-3))
 
 
 def _unit(plane: Plane) -> Plane:

@@ -5,7 +5,6 @@ One table of methods, each (H, W, 3) uint8 RGB -> (H, W, 3) uint8 RGB.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, get_args
 
 import cv2
@@ -13,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.lit import MARGIN_LEVEL, brightest
+from fundus_core.smoothing import blur
 
 Pixels = NDArray[np.uint8]
-Planes = NDArray[np.float32]  # (..., H, W)
+Planes = NDArray[np.float32]  # (N, H, W)
 Illumination = Literal["none", "grey_world", "clahe", "local_mean", "local_contrast"]
 ILLUMINATIONS: tuple[Illumination, ...] = get_args(Illumination)
 
@@ -55,8 +55,8 @@ def local_contrast(pixels: Pixels) -> Pixels:
     """Like `local_mean`, in units of the local standard deviation: haze and weak light become equal too."""
     field = _Field.of(pixels)
     difference = field.difference()
-    variance = field.local_mean(difference**2).mean(axis=0)
-    return field.on_grey(SPREAD * difference / np.sqrt(variance + 4))
+    variance = field.local_mean((difference**2).mean(axis=0, keepdims=True))
+    return field.on_grey(difference * (SPREAD / np.sqrt(variance + 4)))
 
 
 METHODS: dict[Illumination, Callable[[Pixels], Pixels]] = {
@@ -71,13 +71,14 @@ def _lit(pixels: Pixels) -> NDArray[np.bool_]:
     """Return where the lit field is, without its edge: light falls there, as it does nowhere inside."""
     lit = (brightest(pixels) > MARGIN_LEVEL).astype(np.uint8)
     edge = round(EDGE * max(lit.shape))
-    opened = cv2.medianBlur(lit, 5)  # a dark spot within is no margin
-    return np.asarray(cv2.erode(opened, np.ones((2 * edge + 1,) * 2, np.uint8)), np.bool_)
+    around = cv2.blur(255 * lit, (5, 5), borderType=cv2.BORDER_REPLICATE)
+    most = np.asarray(around > 127, np.uint8)  # a dark spot within is no margin
+    return np.asarray(cv2.erode(most, np.ones((2 * edge + 1,) * 2, np.uint8)), np.bool_)
 
 
 @dataclass(frozen=True)
 class _Field:
-    """The planes (3, H, W) of a picture, where it is lit (H, W), and how much light is around each place."""
+    """The planes (3, H, W) of a picture; where it is lit, and how much of what is around is (1, H, W)."""
 
     planes: Planes
     lit: Planes
@@ -85,11 +86,11 @@ class _Field:
 
     @classmethod
     def of(cls, pixels: Pixels) -> "_Field":
-        lit = _lit(pixels).astype(np.float32)
+        lit = _lit(pixels).astype(np.float32)[None]
         return cls(np.stack(cv2.split(pixels)).astype(np.float32), lit, _blur(lit))
 
     def local_mean(self, planes: Planes) -> Planes:
-        """Return the local mean of planes (3, H, W) over the lit field."""
+        """Return the local mean of planes (N, H, W) over the lit field."""
         return _blur(planes * self.lit) / (self.around + np.float32(1e-3))
 
     def difference(self) -> Planes:
@@ -97,18 +98,11 @@ class _Field:
 
     def on_grey(self, difference: Planes) -> Pixels:
         shown = np.clip(GREY + difference, 0, 255).astype(np.uint8)
-        shown[:, self.lit == 0] = GREY
+        shown[:, self.lit[0] == 0] = GREY
         return np.ascontiguousarray(np.moveaxis(shown, 0, 2))
 
 
 def _blur(planes: Planes) -> Planes:
-    """Return the Gaussian mean of planes (..., H, W), by products of matrices: so wide a filter is slow."""
-    height, width = planes.shape[-2:]
-    sigma = WINDOW * max(height, width)
-    return np.asarray(_weights(height, sigma) @ planes @ _weights(width, sigma).T, np.float32)
-
-
-@lru_cache(maxsize=2)  # pictures of one run have one size; a large one's weights take 64 MB
-def _weights(side: int, sigma: float) -> Planes:
-    """Return how much each of `side` places takes of every other (side, side)."""
-    return np.asarray(cv2.GaussianBlur(np.eye(side, dtype=np.float32), (1, 0), sigma), np.float32)
+    """Return the Gaussian mean of planes (N, H, W)."""
+    sigma = WINDOW * max(planes.shape[1:])
+    return np.stack([blur(plane, sigma) for plane in planes])

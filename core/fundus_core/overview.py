@@ -11,11 +11,11 @@ Pixels = NDArray[np.uint8]
 OVERVIEW_PX = 256  # its longer side, whatever the camera delivers
 
 
-def overview(picture: Pixels) -> Pixels:
-    """Return (H, W, 3) uint8 RGB `picture` with a longer side of `OVERVIEW_PX`."""
-    picture, _ = reduce(picture, 2 * OVERVIEW_PX)
-    longer = max(picture.shape[:2])
-    height, width = (max(1, round(OVERVIEW_PX * side / longer)) for side in picture.shape[:2])
+def overview(picture: Pixels, longer_px: int = OVERVIEW_PX) -> Pixels:
+    """Return (H, W, 3) uint8 RGB `picture` with a longer side of `longer_px`."""
+    picture, _ = reduce(picture, 2 * longer_px)
+    scale = longer_px / max(picture.shape[:2])
+    height, width = (max(1, round(scale * side)) for side in picture.shape[:2])
     # By way of twice the size: as good as the mean of areas that are no whole pixels, in a fifth of its time.
     twice = cv2.resize(picture, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(cv2.resize(twice, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

@@ -10,19 +10,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fundus_core.disc import Disc, find_disc
+from fundus_core.disc import Disc, disc_of
 from fundus_core.errors import RecipeError
 from fundus_core.illumination import METHODS, Illumination
 from fundus_core.images import DEFAULT_LIMITS, ImageLimits, decode_reduced, reduce
 from fundus_core.lit import brightest
-from fundus_core.overview import OVERVIEW_PX
+from fundus_core.overview import OVERVIEW_PX, overview
 from fundus_core.quality import Quality, measure
 from fundus_core.vessels import erase_vessels
 
 Pixels = NDArray[np.uint8]
 
 LIT_SHARE = 0.01  # of a row or column; less is margin noise or a printed date
-MARGIN_REMOVED = "margin removed"  # the step that other code looks for
 SCAN_PX = 512  # the margin is looked for on about this many rows and columns
 FINER = 1.5  # than its result: what a photograph is reduced to at most
 MOST_CUT_PX = 4096  # side of what is cut out: of a long strip it could be many times the picture
@@ -78,27 +77,32 @@ def preprocess_encoded(data: bytes, spec: PreprocessSpec, limits: ImageLimits = 
 def see(data: bytes, spec: PreprocessSpec, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[Pixels, Quality]:
     """Return what the networks get of one encoded file, and how good a photograph it is."""
     pixels, times = decode_reduced(data, limits, spec.least_px)
-    pictures = dict(preprocess_steps(pixels, spec))
-    return list(pictures.values())[-1], measure(pictures[MARGIN_REMOVED], times)
+    field = remove_margin(pixels, spec.margin_threshold)
+    small = overview(field)
+    return _last(_field_steps(field, small, spec)), measure(small, times * max(field.shape[:2]))
 
 
 def preprocess(pixels: Pixels, spec: PreprocessSpec) -> Pixels:
     """Return (size_px, size_px, 3) uint8 RGB: the last of the `preprocess_steps`."""
-    _, last = deque(preprocess_steps(pixels, spec), maxlen=1).pop()
-    return last
+    return _last(preprocess_steps(pixels, spec))
 
 
 def preprocess_steps(pixels: Pixels, spec: PreprocessSpec) -> Iterator[tuple[str, Pixels]]:
     """Yield the name and the picture of each step that `spec` asks for, from the original on."""
     yield "original", pixels
     pixels, _ = reduce(pixels, spec.least_px)
-    field = pixels = remove_margin(pixels, spec.margin_threshold)
-    yield MARGIN_REMOVED, pixels
+    field = remove_margin(pixels, spec.margin_threshold)
+    yield from _field_steps(field, overview(field), spec)
+
+
+def _field_steps(pixels: Pixels, small: Pixels, spec: PreprocessSpec) -> Iterator[tuple[str, Pixels]]:
+    """Yield the steps from the field on, whose overview is `small`."""
+    yield "margin removed", pixels
     if spec.erase_vessels:
         pixels = erase_vessels(pixels)
         yield "vessels erased", pixels
     if spec.disc_crop:
-        pixels = crop_around(pixels, find_disc(field), spec.disc_crop, spec.size_px)
+        pixels = crop_around(pixels, disc_of(small), spec.disc_crop, spec.size_px)
         yield "disc crop", pixels
     if spec.centre_crop < 1:
         pixels = crop_centre(pixels, spec.centre_crop)
@@ -113,13 +117,17 @@ def preprocess_steps(pixels: Pixels, spec: PreprocessSpec) -> Iterator[tuple[str
         yield spec.illumination, METHODS[spec.illumination](pixels)
 
 
+def _last(steps: Iterator[tuple[str, Pixels]]) -> Pixels:
+    return deque(steps, maxlen=1).pop()[1]
+
+
 def remove_margin(pixels: Pixels, threshold: int) -> Pixels:
     """Return the part of (H, W, 3) `pixels` inside the dark margin; an all-dark image stays whole.
 
     A row or column belongs to the picture when at least `LIT_SHARE` of it is brighter than `threshold`.
     """
     step = max(1, round(min(pixels.shape[:2]) / SCAN_PX))
-    lit = brightest(pixels[::step, ::step]) > threshold
+    lit = np.asarray(brightest(pixels[::step])[:, ::step] > threshold, np.float32)
     rows = np.flatnonzero(lit.mean(axis=1) >= LIT_SHARE)
     columns = np.flatnonzero(lit.mean(axis=0) >= LIT_SHARE)
     if rows.size == 0 or columns.size == 0:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.lit import MARGIN_LEVEL
-from fundus_core.overview import overview
 
 Pixels = NDArray[np.uint8]
 Plane = NDArray[np.float32]  # (H, W)
@@ -116,18 +115,17 @@ def _others(quality: Quality) -> Iterator[str]:
         yield f"detail {quality.sharpness:.2f}"
 
 
-def measure(field: Pixels, times: int = 1) -> Quality:
-    """Return the quality of one photograph, (H, W, 3) uint8 RGB, whose dark margin is gone.
+def measure(small: Pixels, field_px: int) -> Quality:
+    """Return the quality of a photograph whose dark margin is gone, by its overview (H, W, 3) uint8 RGB.
 
-    `times`: how many times smaller it is than in its file.
+    `field_px`: the longer side of what lies within the margin, in pixels of the file.
     """
-    small = overview(field)
     hue, saturation, light = _hsv(small)
     lit = _lit(light)
     inside = np.asarray(cv2.erode(lit, INSIDE, borderType=cv2.BORDER_CONSTANT, borderValue=(0,)), np.uint8)
     return Quality(
         brightness=_at_share(light[::4, ::4].reshape(-1), 0.99) / 255,
-        field_px=times * max(field.shape[:2]),
+        field_px=field_px,
         roundness=_roundness(np.ascontiguousarray(lit[::2, ::2])),
         saturation=_mean(saturation, inside) / 255,
         fundus_colour=_mean(_has_fundus_hue(hue), inside),

@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 
 from fundus_core import phantoms
-from fundus_core.disc import CROPPED, DISC_RADIUS_PX, MOST, ROUND, Disc, Place, SizeRule, find_disc
+from fundus_core.disc import (
+    CROPPED,
+    DISC_RADIUS_PX,
+    MOST,
+    ROUND,
+    SEARCH_PX,
+    Disc,
+    Place,
+    SizeRule,
+    find_disc,
+)
 from fundus_core.files import find_images
 from fundus_core.images import decode
-from fundus_core.overview import OVERVIEW_PX
 from fundus_core.preprocess import crop_around, keep_circle, remove_margin
 
 SEEDS = range(40)
@@ -203,7 +212,7 @@ def test_copies_of_a_real_photograph_agree(source: str, real_fields: dict[str, l
         "compressed": compressed,
         "resized": lambda pixels: resized(pixels, 330),
     }
-    radius = DISC_RADIUS_PX / OVERVIEW_PX
+    radius = DISC_RADIUS_PX / SEARCH_PX
     for name, change in changes.items():
         hits = []
         for pixels in pictures:

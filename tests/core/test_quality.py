@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fundus_core.overview import overview
 from fundus_core.phantoms import CAMERAS, draw, plan
 from fundus_core.preprocess import remove_margin
 from fundus_core.quality import LIMITS, MEASURES, Quality, measure, ungradable
@@ -13,8 +14,12 @@ from fundus_core.quality import LIMITS, MEASURES, Quality, measure, ungradable
 GOOD = Quality(0.8, 1000, 1.0, 0.6, 1.0, 4.0)
 
 
+def quality_of(field):
+    return measure(overview(field), max(field.shape[:2]))
+
+
 def verdict(pixels):
-    return ungradable(measure(remove_margin(np.ascontiguousarray(pixels), 16)))
+    return ungradable(quality_of(remove_margin(np.ascontiguousarray(pixels), 16)))
 
 
 def codes(pixels):
@@ -70,7 +75,7 @@ def test_a_plain_frame_in_a_fundus_colour_is_blurred():
 def test_measures_hardly_depend_on_the_pixels_of_the_camera():
     large = remove_margin(phantom(CAMERAS[0]), 16)
     small = cv2.resize(large, (512, 512), interpolation=cv2.INTER_AREA)
-    first, second = measure(large), measure(small)
+    first, second = quality_of(large), quality_of(small)
     assert second.field_px == 512
     for name in ("brightness", "roundness", "saturation", "fundus_colour"):
         assert getattr(second, name) == pytest.approx(getattr(first, name), abs=0.01)
@@ -79,7 +84,7 @@ def test_measures_hardly_depend_on_the_pixels_of_the_camera():
 
 def test_more_blur_is_less_sharp():
     pixels = phantom(CAMERAS[1])
-    sharpness = [measure(blurred(pixels, share)).sharpness for share in (0.001, 0.004, 0.008, 0.016)]
+    sharpness = [quality_of(blurred(pixels, share)).sharpness for share in (0.001, 0.004, 0.008, 0.016)]
     assert sharpness == sorted(sharpness, reverse=True)
     assert sharpness[0] > 3 * sharpness[-1]
 
@@ -89,7 +94,7 @@ def test_more_blur_is_less_sharp():
 def test_any_picture_has_finite_measures(height, width, level, seed):
     noise = np.random.default_rng(seed).integers(0, level + 1, (height, width, 3), np.uint8)
     for pixels in (noise, np.full_like(noise, level), noise[:1], noise[:, :1]):
-        quality = measure(pixels)
+        quality = quality_of(pixels)
         assert np.isfinite(quality.vector).all()
         ungradable(quality)
 

@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import math
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +118,34 @@ def test_the_run_says_how_many_folds_it_asked(full: Scored, adaptive: Scored) ->
     assert [record["folds_per_image"] for record in records] == [2.0, 1.5]
     assert [record["arguments"]["adaptive"] for record in records] == [False, True]
     assert "1.50 of 2 asked an image" in adaptive.stdout
+
+
+def test_an_image_is_preprocessed_once_and_asks_no_fold_twice(
+    adaptive: Scored, server: Server, images: Path, tmp_path: Path
+) -> None:
+    before = answered(server)
+    run_score(tmp_path, images, "--url", server.address, "--adaptive")
+    asked = answered(server) - before
+    decided = sum(not row["fold_1"] for row in scored(adaptive))
+    n_sent, n_scored = len(adaptive.rows), len(scored(adaptive))
+    both = n_scored - decided
+    assert asked == {
+        "preprocess": n_sent,
+        "fold_0": n_scored,
+        "fold_1": both,
+        "average": both,
+        "adaptive": n_sent,
+    }
+
+
+def answered(server: Server) -> Counter[str]:
+    """Return how many images each kind of model has answered."""
+    kind, found = re.compile(r"fundus_(fold_\d+|[a-z]+)"), Counter[str]()
+    with InferenceServerClient(server.address) as client:
+        for model in client.get_inference_statistics(headers={KEY_HEADER: ADMIN_KEY}).model_stats:
+            if match := kind.match(model.name):
+                found[match[1]] += model.inference_count
+    return found
 
 
 def test_no_table_mixes_adaptive_and_full_answers(adaptive: Scored, server: Server, images: Path) -> None:
