@@ -92,11 +92,11 @@ def preprocess_steps(pixels: Pixels, spec: PreprocessSpec) -> Iterator[tuple[str
     yield "original", pixels
     pixels, _ = reduce(pixels, spec.least_px)
     field = remove_margin(pixels, spec.margin_threshold)
-    yield from _field_steps(field, overview(field), spec)
+    yield from _field_steps(field, overview(field) if spec.disc_crop else field, spec)
 
 
 def _field_steps(pixels: Pixels, small: Pixels, spec: PreprocessSpec) -> Iterator[tuple[str, Pixels]]:
-    """Yield the steps from the field on, whose overview is `small`."""
+    """Yield the steps from the field on; `small` is its overview, where the disc is looked for."""
     yield "margin removed", pixels
     if spec.erase_vessels:
         pixels = erase_vessels(pixels)
