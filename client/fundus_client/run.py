@@ -23,6 +23,7 @@ from fundus_client.sources import Source
 from fundus_core.calibrator import Calibrator
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import FundusError, UsageError
+from fundus_core.files import run_json_path, whole_file
 from fundus_core.provenance import versions_of
 from fundus_core.reading import read_scores
 from fundus_core.rows import ScoreFormat, ScoreRow
@@ -53,8 +54,9 @@ class RunSummary:
 
     @property
     def images_per_s(self) -> float:
-        """Rows made by this run per second of wall time, reading and writing included."""
-        return (self.n_files - self.n_earlier) / self.wall_s
+        """Files answered or refused by this run per second of wall time, reading and writing included."""
+        unsent = self.reasons.get("server_unreachable", 0)
+        return (self.n_files - self.n_earlier - unsent) / self.wall_s
 
 
 @dataclass(frozen=True)
@@ -225,11 +227,6 @@ def judge_output(output: Path, labels: LabelTable | None, spec: EnsembleSpec) ->
     return Findings(folds_per_image, shifts(spec.training, table, spec.labels), evaluation)
 
 
-def run_json_path(output: Path) -> Path:
-    """Return where the run that wrote the table `output` says how it was made."""
-    return output.with_name("run.json")
-
-
 def run_record(
     arguments: dict[str, Any], spec: EnsembleSpec, summary: RunSummary, findings: Findings
 ) -> dict[str, Any]:
@@ -252,7 +249,5 @@ def run_record(
 
 def write_run_json(output: Path, record: dict[str, Any]) -> None:
     """Write it beside the table, complete or not at all."""
-    path = run_json_path(output)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=2) + "\n")
-    partial.replace(path)
+    with whole_file(run_json_path(output)) as partial:
+        partial.write_text(json.dumps(record, indent=2) + "\n")

@@ -195,7 +195,10 @@ async def _read_model(
 
 
 async def _check_served(stub: service_pb2_grpc.GRPCInferenceServiceStub, address: str, model: str) -> None:
-    answer = await stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=READY_DEADLINE_S)
+    try:
+        answer = await stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=READY_DEADLINE_S)
+    except grpc.aio.AioRpcError as error:
+        raise _translated(error, READY_DEADLINE_S) from None
     if not answer.ready:
         hint = f"Start it with --load-model={model} too, or leave --adaptive out."
         raise BundleError(f"{address} does not serve {model}. {hint}")

@@ -3,18 +3,16 @@
 Letters in shapes: N images, F folds, J of them asked, K labels.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fundus_core.calibrator import logit
 from fundus_core.errors import BundleError
 
 Numbers = NDArray[np.floating[Any]]
-
-_LEAST = 1e-9  # a probability nearer to 0 or 1 counts as this near
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +64,10 @@ class Stopping:
         if n_asked == n_folds:
             return np.ones(len(asked), bool)
         miss = ((n_folds - n_asked) / (n_asked * (n_folds - 1))) ** 0.5
-        distance = np.abs(_logit(asked.mean(axis=1)) - _logit(self.thresholds))  # (N, K)
+        distance = np.abs(logit(asked.mean(axis=1)) - logit(np.array(self.thresholds)))  # (N, K)
         return np.asarray((distance > self.margin * miss).all(axis=1))
 
     def n_asked(self, folds: Numbers) -> NDArray[np.intp]:
         """Return how many folds (N,) would have been asked, from the answers of all (N, F, K)."""
         decided = [self.is_decided(folds[:, :n]) for n in range(1, self.n_folds + 1)]
         return np.asarray(np.argmax(decided, axis=0) + 1)
-
-
-def _logit(probability: Numbers | Sequence[float]) -> NDArray[np.float64]:
-    clipped = np.clip(np.asarray(probability, np.float64), _LEAST, 1 - _LEAST)
-    return np.asarray(np.log(clipped / (1 - clipped)))

@@ -34,7 +34,7 @@ from fundus_core.ensemble import (
 )
 from fundus_core.errors import IMAGE_REASONS, BundleError, ImageError
 from fundus_core.limits import usable_cores
-from fundus_core.preprocess import PreprocessSpec, see
+from fundus_core.preprocess import FIRST_REVISION, PreprocessSpec, see
 from fundus_core.schema import build
 
 CORES = usable_cores()
@@ -61,7 +61,7 @@ class PreprocessModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read spec and digest from the model's config."""
         parameter = json.loads(_parameter(args["model_config"], "preprocess"))
-        self._spec = build(PreprocessSpec, parameter, BundleError, "preprocess")
+        self._spec = build(PreprocessSpec, FIRST_REVISION | parameter, BundleError, "preprocess")
         self._bundle = _parameter(args["model_config"], DIGEST_PARAMETER).encode()
         self._threads = ThreadPoolExecutor(CORES)
         cv2.setNumThreads(1)  # the requests of a batch already share the cores

@@ -229,7 +229,8 @@ def _on_python(model: triton.ModelConfig, spec: EnsembleSpec) -> triton.ModelCon
 def _warmed(config: triton.ModelConfig, spec: EnsembleSpec) -> triton.ModelConfig:
     """Answer noise before the first request comes: kernels are chosen and memory is taken by then."""
     size = spec.preprocess.size_px
-    for batch in sorted({1, config.max_batch_size}):
+    largest = config.max_batch_size if config.HasField("dynamic_batching") else 1
+    for batch in sorted({1, largest}):
         sample = config.model_warmup.add(name=f"noise of {batch}", batch_size=batch)
         pixels = sample.inputs[PIXELS]
         pixels.data_type, pixels.random_data = triton.TYPE_UINT8, True

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from fundus_core.adaptive import Adaptive
 from fundus_core.calibrator import Calibrator
 from fundus_core.errors import BundleError
-from fundus_core.preprocess import PreprocessSpec
+from fundus_core.preprocess import FIRST_REVISION, PreprocessSpec
 from fundus_core.schema import build
 from fundus_core.views import View, views_named
 
@@ -166,6 +166,8 @@ class EnsembleSpec:
             data = json.loads(text)
         except ValueError as error:
             raise BundleError(f"{MANIFEST} is not JSON ({error}). Export the ensemble again.") from None
+        if isinstance(data, dict) and isinstance(data.get("preprocess"), dict):
+            data["preprocess"] = FIRST_REVISION | data["preprocess"]
         return build(cls, data, BundleError, MANIFEST)
 
 

@@ -172,6 +172,11 @@ def read_encoded(path: Path, limits: ImageLimits) -> bytes:
     return data
 
 
+def run_json_path(table: Path) -> Path:
+    """Return where a run says how it made `table`: run.json for scores.csv, TABLE.run.json for others."""
+    return table.with_name("run.json" if table.name == "scores.csv" else f"{table.name}.run.json")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a path to write to; `path` appears with all of it at the end, safe on the disk, or not at all."""

@@ -21,6 +21,10 @@ from fundus_core.vessels import erase_vessels
 
 Pixels = NDArray[np.uint8]
 
+FIRST_REVISION = {"revision": 1}  # of bundles that name none
+REVISION = (
+    2  # of what the steps below do to a photograph, whatever the settings: tests/golden/preprocess.json
+)
 LIT_SHARE = 0.01  # of a row or column; less is margin noise or a printed date
 SCAN_PX = 512  # the margin is looked for on about this many rows and columns
 FINER = 1.5  # than its result: what a photograph is reduced to at most
@@ -40,6 +44,7 @@ class PreprocessSpec:
         centre_crop: share (0-1] of width and height kept around the centre, after the margin is gone.
         erase_vessels: fill the vessels from their surroundings.
         illumination: how the camera's light and colour are taken out, after the resize.
+        revision: of the code of these steps; a bundle keeps that which its thresholds were fixed with.
     """
 
     size_px: int = 512
@@ -48,6 +53,7 @@ class PreprocessSpec:
     centre_crop: float = 1.0
     erase_vessels: bool = False
     illumination: Illumination = "none"
+    revision: int = REVISION
 
     def __post_init__(self) -> None:
         if not 16 <= self.size_px <= 4096:
@@ -58,6 +64,9 @@ class PreprocessSpec:
             raise RecipeError(f"centre_crop is {self.centre_crop}; choose a share above 0, up to 1.")
         if self.disc_crop is not None and not 0 < self.disc_crop <= 1:
             raise RecipeError(f"disc_crop is {self.disc_crop}; choose a share above 0, up to 1.")
+        if self.revision != REVISION:
+            hint = "Export the ensemble again, or use the version of fundus-triton that made it."
+            raise RecipeError(f"revision is {self.revision}, and preprocessing here is of {REVISION}. {hint}")
 
     @property
     def least_px(self) -> int:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from fundus_core.ensemble import EnsembleSpec, read_manifest
 from fundus_core.errors import BundleError, FundusError
+from fundus_core.files import run_json_path
 from fundus_core.tables import ScoreTable
-
-RUN_JSON = "run.json"
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,18 @@ def origin_of(path: Path, scores: ScoreTable, bundle: Path | None) -> Origin:
         return Origin(_checked(path, scores, read_manifest(bundle)))
     if scores.bundle is None:
         return Origin(None)
-    found = _recorded(path.with_name(RUN_JSON))
+    record = run_json_path(path)
+    found = _recorded(record)
     if isinstance(found, EnsembleSpec) and found.digest == scores.bundle:
         return Origin(found)
     why = found if isinstance(found, str) else "belongs to other scores"
     hint = "thresholds, calibrators and the training are not known. Give --bundle."
-    return Origin(None, f"{RUN_JSON} beside {path.name} {why}: {hint}")
+    return Origin(None, f"{record.name} beside {path.name} {why}: {hint}")
+
+
+def label_index(spec: EnsembleSpec, label: str) -> int:
+    """Return which of an ensemble's labels a column of a labels table is: the only one has any name there."""
+    return spec.labels.index(label) if len(spec.labels) > 1 else 0
 
 
 def _checked(path: Path, scores: ScoreTable, spec: EnsembleSpec) -> EnsembleSpec:

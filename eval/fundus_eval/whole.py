@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fundus_core.ensemble import CutOff, EnsembleSpec
 from fundus_core.tables import Joined, ScoreTable
 from fundus_eval.auc import OneClassError
+from fundus_eval.origin import label_index
 from fundus_eval.shift import shifts
 from fundus_eval.study import Flow, LabelStudy, Rule, Sample, Study, Unit
 from fundus_eval.studying import auc_macro, study_label
@@ -95,7 +96,7 @@ def _calibrator(
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
     if spec is None or not spec.calibrators:
         return None
-    return spec.calibrators[spec.labels.index(label)].of
+    return spec.calibrators[label_index(spec, label)].of
 
 
 def _flow(joined: Joined, sample: Sample) -> Flow:

@@ -12,6 +12,9 @@ from click.testing import CliRunner
 from tests.conftest import COMMANDS
 
 from fundus_client.cli import main
+from fundus_client.journal import journal_path, open_journal
+from fundus_core.files import ImageRef
+from fundus_core.rows import ScoreRow
 
 COMPLETE = """
 eval "$(_FUNDUS_CLIENT_COMPLETE=bash_source fundus-client)"
@@ -72,6 +75,25 @@ def test_flags_and_numbers_in_variables(tmp_path: Path, monkeypatch: pytest.Monk
     assert code == 2
     assert "'--in-flight'" in said
     assert "0 is not in the range" in said
+
+
+def test_a_dry_run_knows_what_a_fresh_one_would_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "eye.jpg").write_bytes(b"not read")
+    ref = ImageRef("eye.jpg", tmp_path / "eye.jpg")
+    row = ScoreRow("eye.jpg", "ab" * 32, "failed", "corrupt: It is cut off.", None, None)
+    with open_journal(journal_path(tmp_path / "scores.csv"), fresh=False) as journal:
+        journal.register([ref])
+        journal.record("eye.jpg", ref.stamp(), row)
+        journal.commit()
+    assert run({}, "score", "eye.jpg", "--dry-run")[1].endswith("would score 0 of 1 files\n")
+    before = journal_path(tmp_path / "scores.csv").read_bytes()
+    assert run({}, "score", "eye.jpg", "--dry-run", "--fresh") == (0, "would score 1 of 1 files\n")
+    assert journal_path(tmp_path / "scores.csv").read_bytes() == before
+    code, said = run({}, "score", "eye.jpg", "--dry-run", "--retry-failed")
+    assert (code, "--dry-run and --retry-failed exclude each other" in said) == (2, True)
 
 
 def test_an_argument_beats_a_variable() -> None:

@@ -5,6 +5,8 @@ import pty
 import subprocess
 import sys
 
+from fundus_client.run import RunSummary
+
 COUNTS = (
     "from fundus_client.commands.summary import print_counts\n"
     "from fundus_client.run import RunSummary\n"
@@ -20,6 +22,11 @@ def test_a_pipe_gets_lines_for_programs() -> None:
         "failed 1: empty",
         "ungradable 2: scored, but look at the column `ungradable`",
     ]
+
+
+def test_files_that_were_never_sent_are_no_speed() -> None:
+    done = RunSummary(100, 5, 0, 10, {"server_unreachable": 70, "corrupt": 15}, 4.0)
+    assert done.images_per_s == 5.0  # 5 scored and 15 refused
 
 
 def test_a_terminal_gets_a_table_with_aligned_counts() -> None:

@@ -112,6 +112,11 @@ def test_no_two_changes_share_a_digest() -> None:
         ),
         (manifest(preprocess={"size_px": "64"}), "preprocess.size_px: expected a whole number, got '64'"),
         (manifest(preprocess={"size_px": 3}), "preprocess: size_px is 3; choose 16 to 4096"),
+        (
+            manifest(preprocess={}),
+            r"revision is 1, and preprocessing here is of \d+\. Export the ensemble again",
+        ),
+        (manifest(preprocess={"revision": 99}), "preprocess: revision is 99"),
         (manifest(preprocess=None), "preprocess: expected a table with keys of its own .*, got None"),
         (manifest(folds=[]), "Folds must be numbered from 0"),
         (manifest(folds=[{"index": 0}]), r"folds\[0\]: the key 'architecture' is missing"),

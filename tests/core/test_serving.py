@@ -110,6 +110,13 @@ def test_folds_are_warm_before_the_first_request(runtime: str) -> None:
         assert sample.inputs["pixels"].data_type == fold.input[0].data_type
 
 
+def test_a_fold_on_cores_takes_one_image_at_a_time_and_is_warmed_with_one() -> None:
+    rendered = render(SPEC, Serving(cores=4))["fundus_fold_0/config.pbtxt"]
+    fold = text_format.Parse(rendered, triton.ModelConfig())
+    assert not fold.HasField("dynamic_batching")
+    assert [each.batch_size for each in fold.model_warmup] == [1]
+
+
 def test_each_runtime_has_its_own_way_to_run_a_fold() -> None:
     assert config("fundus_fold_0/config.pbtxt").backend == "onnxruntime"
     assert config("fundus_fold_0/configs/embedded.pbtxt").backend == "python"

@@ -67,6 +67,26 @@ def test_auc_decides_at_the_threshold_of_the_bundle_that_run_json_names(tables: 
     assert json.loads(run("auc", *tables, "--threshold", 0.9, "--json").stdout)["threshold"] == 0.9
 
 
+def test_the_only_label_may_have_another_name_in_the_labels_table(
+    tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    scores, labels = tables
+    labels.write_text(labels.read_text().replace("glaucoma", "referable", 1))
+    found = json.loads(run("auc", *tables, "--label", "referable", "--json").stdout)
+    assert (found["threshold"], found["n"]) == (0.4, 107)
+    page = tmp_path / "report.html"
+    line = ("report", *tables, "--label", "referable", "--output", page, "--resamples", 100)
+    assert run(*line).exit_code == 0
+    assert run("compare", scores, *tables, "--label", "referable").exit_code == 0
+
+
+def test_a_table_of_any_name_has_a_record_of_its_own(tables: tuple[Path, Path]) -> None:
+    scores, labels = tables
+    other = scores.rename(scores.with_name("monday.csv"))
+    scores.with_name("run.json").rename(scores.with_name("monday.csv.run.json"))
+    assert json.loads(run("auc", other, labels, "--json").stdout)["threshold"] == 0.4
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [

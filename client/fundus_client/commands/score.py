@@ -27,7 +27,6 @@ from fundus_client.run import (
     RunSummary,
     calibrators_of,
     judge_output,
-    run_json_path,
     run_record,
     score_locally,
     summarise,
@@ -41,6 +40,7 @@ from fundus_client.sources.wanted import SUFFIXES
 from fundus_core.console import say, stderr, tls_options
 from fundus_core.ensemble import ENSEMBLE_MODEL, EnsembleSpec
 from fundus_core.errors import EXIT_SOME_FAILED, FundusError, LabelsError, UsageError
+from fundus_core.files import run_json_path
 from fundus_core.pseudonyms import Pseudonyms, pseudonymised, read_key
 from fundus_core.reading import read_labels
 from fundus_core.tables import LabelTable
@@ -138,7 +138,9 @@ def score(
     source: Source = Pseudonymous(plain, names) if names else plain
     check_reports(reports, inputs, key, with_pdf, adaptive)
     if dry_run:
-        _say_what_would_be_scored(source, journal_path(output))
+        if retry_failed:
+            raise UsageError("--dry-run and --retry-failed exclude each other: a dry run forgets nothing.")
+        _say_what_would_be_scored(source, Path(":memory:") if fresh else journal_path(output))
         return
     started_s = time.monotonic()
     servers = Servers(urls, repository, tls, Patience(timeout, wait, in_flight), model, adaptive)
@@ -190,7 +192,8 @@ def _explained(journal: Journal) -> Iterator[None]:
         raise click.Abort from None
     except OSError as error:
         hint = f"What was answered is in '{journal.path}': mend that and run the same command again."
-        raise FundusError(f"The table cannot be written: {error.strerror}. {hint}") from None
+        where = f"'{error.filename}': " if error.filename else ""
+        raise FundusError(f"{where}{error.strerror or error}. {hint}") from None
 
 
 def _find(journal: Journal, source: Source, quiet: bool) -> Found:

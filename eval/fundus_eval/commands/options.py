@@ -13,7 +13,7 @@ from fundus_core.ensemble import CutOff, EnsembleSpec
 from fundus_core.errors import UsageError
 from fundus_core.reading import read_labels, read_scores
 from fundus_core.tables import Joined, ScoreTable, join
-from fundus_eval.origin import origin_of
+from fundus_eval.origin import label_index, origin_of
 from fundus_eval.study import Rule, Unit
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,7 +79,7 @@ class Question:
         if self.spec is None:
             return ()
         found = self.spec.cut_offs or (CutOff("decision", self.spec.thresholds),)
-        rows = [self.spec.labels.index(label) for label in self.joined.labels]
+        rows = [label_index(self.spec, label) for label in self.joined.labels]
         return tuple(CutOff(each.rule, tuple(each.thresholds[row] for row in rows)) for each in found)
 
 

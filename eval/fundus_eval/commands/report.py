@@ -9,10 +9,9 @@ import click
 
 from fundus_core.console import FOLDER, say, stderr
 from fundus_core.errors import UsageError
-from fundus_core.files import whole_file
+from fundus_core.files import run_json_path, whole_file
 from fundus_core.provenance import sha256_of, versions_of
 from fundus_eval.commands.options import Question, Share, question_options, read_question
-from fundus_eval.origin import RUN_JSON
 from fundus_eval.report import report_html, study_json, write_figures
 from fundus_eval.report.thumbnails import thumbnails_of
 from fundus_eval.study import Rule, Unit
@@ -75,7 +74,7 @@ def report(
     It holds the AUC with its interval, operating points, calibration, subgroups, the flow of images and how
     all of it was made. Thresholds and calibrator are those that the bundle fixed before the test.
     """
-    _check_files([output, *filter(None, (numbers,))], [scores, labels, scores.with_name(RUN_JSON)])
+    _check_files([output, *filter(None, (numbers,))], [scores, labels, run_json_path(scores)])
     asked = read_question(scores, labels, names, bundle, subgroups)
     columns = tuple(asked.joined.table.columns)
     points = asked.cut_offs(threshold)
