@@ -41,7 +41,12 @@ SHAPES = tuple(  # cameras that are alike but for size, frame, margin and file
     replace(camera, white_balance=CAMERA.white_balance, blur_px=CAMERA.blur_px) for camera in CAMERAS
 )
 GLOW = 0.3  # of a field's light, and less, is what shines into its margin
-FRAMED = (3, 0.6)  # seed and ratio of a phantom whose score can go up or down
+FRAMED = (
+    (3, 0.6),
+    (1, 0.6),
+    (2, 0.6),
+    (4, 0.6),
+)  # seeds and ratios of phantoms whose scores can go both ways
 RETINA = (150, 85, 50)  # RGB of an average field
 BORDER = 0.15  # of the width, black, on every side
 
@@ -101,7 +106,7 @@ class Frames:
 
     n: int
     width_auc: float  # of the picture's width by itself: the trap
-    same_eye_difference: float  # one phantom set into every frame
+    same_eye_difference: float  # the mean of some phantoms, each set into every frame
     same_eye_auc: float
     even_difference: float  # nothing in the frame: no picture the networks were made for
     even_auc: float
@@ -183,11 +188,12 @@ def _movement(scores: Scores) -> float:
 def score_frames(ensemble: Ensemble, folder: Path, count: int) -> Frames:
     """Score `count` photographs of each class, one of each patient, and what their frames alone give."""
     files, truth = choose(folder, count)
-    phantom, rows = phantoms.draw(eye(*FRAMED)).pixels, []
+    eyes, rows = [phantoms.draw(eye(*each)).pixels for each in FRAMED], []
     for file in files:
         pixels = decode(file.read_bytes())
-        pictures = (set_into(pixels, phantom), silhouette(pixels, RETINA), pixels)
-        rows.append((pixels.shape[1], *ensemble.score(pictures)))
+        same_eyes = ensemble.score(set_into(pixels, phantom) for phantom in eyes)
+        rest = ensemble.score((silhouette(pixels, RETINA), pixels))
+        rows.append((pixels.shape[1], same_eyes.mean(), *rest))
     width, same_eye, even, whole = np.array(rows).T
     aucs = [auc_delong(truth, column).value for column in (width, same_eye, even, whole)]
     differences = [difference(truth, column) for column in (same_eye, even)]

@@ -62,6 +62,9 @@ serve_copy() {
   find "$models" -type f ! -name 'model.plan*' ! -name 'timing*.cache' -delete
   local own=(--exclude='model.plan*' --exclude='timing*.cache' --exclude=__pycache__)
   tar --directory "$bundle" "${own[@]}" --mode=u+rwX --create . | tar --directory "$models" --extract
+  for fold in "$models"/fundus_fold_*; do # of an earlier bundle with more folds: its plans are nobody's
+    if [[ ! -e $fold/config.pbtxt ]]; then rm -r "$fold"; fi
+  done
   fundus-export check "$models"
   if [[ $tensorrt == 1 ]]; then fundus-export tensorrt "$models"; else share_cores; fi
   load "$models" fundus_ensemble

@@ -15,6 +15,7 @@ Start a server with --model-control-mode=explicit --load-model=* --strict-readin
 
 import fcntl
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,12 +25,15 @@ from pathlib import Path
 
 from fundus_core.ensemble import ADAPTIVE_MODEL, ENSEMBLE_MODEL, LIVE, MANIFEST
 from fundus_core.errors import BundleError, ServerError, UsageError
-from fundus_core.repository import check_repository
+from fundus_core.repository import check_repository, files_below, refuse
 from fundus_core.schema import build
 from fundus_export.copies import AGAIN, N_HASH, bundle_digest, check_copy, copy_bundle, entry_configs
 from fundus_export.server import Server
 
 LOCK = "live.lock"
+OURS = re.compile(
+    rf"{ENSEMBLE_MODEL}|fundus_\w+_[0-9a-f]{{{N_HASH}}}|lost\+found"
+)  # folders; a model has its hash
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ def check_live(live: Path) -> Live:
         BundleError: a file was changed, is missing, or doesn't belong there.
     """
     state = read_live(live)
+    strays = sorted(path.name for path in live.iterdir() if path.is_dir() and not OURS.fullmatch(path.name))
+    refuse(f"'{live}'", (f"{name} does not belong there" for name in strays), "Take it away.")
     for model in state.bundles:
         check_copy(live, model)
     if state.active and not _answers_with(live, state.active):
@@ -135,12 +141,11 @@ def check_live(live: Path) -> Live:
 
 
 def _answers_with(live: Path, model: str) -> bool:
-    try:
-        return all(
-            (live / ENSEMBLE_MODEL / path).read_text() == text for path, text in entry_configs(live, model)
-        )
-    except OSError:
-        return False
+    entry, wanted = live / ENSEMBLE_MODEL, dict(entry_configs(live, model))
+    there = {path for path in files_below(entry) if path.endswith(".pbtxt")}
+    return there == wanted.keys() and all(
+        (entry / path).read_bytes() == text.encode() for path, text in wanted.items()
+    )
 
 
 def described(live: Path, state: Live) -> str:

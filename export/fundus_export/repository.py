@@ -49,6 +49,7 @@ def export_repository(run: Path, out: Path, wanted: Wanted, report: Report) -> E
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"'{out}' is not empty. Choose a new folder, or delete it first.")
     trained = load_run(run)
+    out = out.absolute()
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -62,9 +63,9 @@ def export_repository(run: Path, out: Path, wanted: Wanted, report: Report) -> E
 
 def _write(trained: Trained, out: Path, wanted: Wanted, report: Report) -> EnsembleSpec:
     spec = ensemble_spec(trained, wanted)
+    labels = read_labels(wanted.labels, spec.labels) if wanted.labels else None
     _write_graphs(trained, spec, out, report)
     _write_golden(trained, spec, out, wanted.images)
-    labels = read_labels(wanted.labels, spec.labels) if wanted.labels else None
     found = parities(trained, spec, out, wanted.images, labels)
     for line in laid_out(found).splitlines():
         report(line)
@@ -108,5 +109,5 @@ def parities(
     if images:
         pictures += own_pictures(images, labels, spec)[1]
     answers = pytorch_answers(trained.networks, spec.view_table, pictures.pixels)
-    judged = held_out(trained.run, trained.recipe, N_JUDGED)
+    judged = held_out(trained.run, trained.recipe, N_JUDGED) if spec.precision == "int8" else None
     return list(verify(repository, spec, pictures, answers, judged))

@@ -55,6 +55,19 @@ def load_run(run: Path) -> Trained:
     return Trained(run, networks, checkpoints, summary)
 
 
+def load_run_of(repository: Path, spec: EnsembleSpec, run: Path) -> Trained:
+    """Return the folds of the finished run that a repository was exported from.
+
+    Raises:
+        BundleError: the run is not finished, or is another one.
+    """
+    trained = load_run(run)
+    if spec.provenance.get("recipe") != trained.summary["recipe"]:
+        hint = "Give the run that it was made of."
+        raise BundleError(f"'{repository}' was not exported from '{run}', whose recipe is another. {hint}")
+    return trained
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What to make of a run.

@@ -22,7 +22,7 @@ class ParityError(FundusError):
 
 
 def verify(
-    repository: Path, spec: EnsembleSpec, pictures: Pictures, pytorch: Answers, judged: HeldOut
+    repository: Path, spec: EnsembleSpec, pictures: Pictures, pytorch: Answers, judged: HeldOut | None
 ) -> Iterator[tuple[str, Parity]]:
     """Yield (what was compared on, parity of the graphs in onnxruntime on the CPU).
 
@@ -31,22 +31,19 @@ def verify(
         spec: what they are.
         pictures: N images.
         pytorch: what PyTorch answers to them now.
-        judged: for int8, whose limit is an AUC: photographs that the run itself has scored.
+        judged: for int8, whose limit is an AUC: photographs that the run itself has scored; else None.
 
     Raises:
         BundleError: of an int8 repository that has no answers of its graphs.
     """
-    yield "images", _parity(repository, spec, pictures, pytorch)
-    if spec.precision == "int8":
-        yield "inner test", _parity(repository, spec, judged.pictures, judged.recorded)
-        yield "recorded", _repeated(repository, spec)
-
-
-def _parity(repository: Path, spec: EnsembleSpec, pictures: Pictures, pytorch: Answers) -> Parity:
     alone = onnx_answers(repository, spec, pictures.pixels)
     twice = onnx_answers(repository, spec, np.repeat(pictures.pixels, COPIES, axis=0), COPIES * BATCH)
     repeats = [twice[copy::COPIES] for copy in range(COPIES)]
-    return compare(spec, pytorch, alone, pictures.truth, repeats)
+    yield "images", compare(spec, pytorch, alone, pictures.truth, repeats)
+    if judged:
+        found = onnx_answers(repository, spec, judged.pictures.pixels)
+        yield "inner test", compare(spec, judged.recorded, found, judged.pictures.truth)
+        yield "recorded", _repeated(repository, spec)
 
 
 def _repeated(repository: Path, spec: EnsembleSpec) -> Parity:

@@ -57,7 +57,7 @@ def test_the_frame_of_a_photograph_does_not_predict_its_label(
     """One phantom in the frame of every photograph: an ensemble that learned the margin tells them apart."""
     files, truth = looks.choose(photographs / "hygd", PER_CLASS)
     assert len(files) == 2 * PER_CLASS
-    phantom = phantoms.draw(looks.eye(*looks.FRAMED)).pixels
+    phantom = phantoms.draw(looks.eye(*looks.FRAMED[0])).pixels
     scores = ensemble.score(looks.set_into(decode(file.read_bytes()), phantom) for file in files)
     assert abs(looks.difference(truth, scores)) < 0.1 * ratio.effect
 

@@ -26,6 +26,7 @@ from fundus_core.images import DEFAULT_LIMITS
 from fundus_core.preprocess import Pixels, PreprocessSpec, preprocess, see
 from fundus_core.quality import MEASURES
 from fundus_core.tables import LabelTable
+from fundus_train.duplicates import join_groups
 from fundus_train.guards import full_disk
 from fundus_train.recipe import Recipe
 
@@ -211,16 +212,19 @@ def _select(
 def _drop_reasons(labels: LabelTable, outcomes: Sequence[Outcome], keep_unlabelled: bool) -> Iterator[str]:
     """Yield "" or a reason for each photograph of the labels table."""
     unlabelled = (labels.values < 0).all(axis=1)
-    first: dict[str, str] = {}
-    for i in np.argsort(unlabelled, kind="stable"):  # an unlabelled image never replaces a labelled copy
-        first.setdefault(outcomes[i].get("sha256", ""), labels.image_id[i])
-    for image_id, no_label, outcome in zip(labels.image_id, unlabelled, outcomes, strict=True):
+    first: dict[str, int] = {}
+    for i in np.argsort(unlabelled, kind="stable").tolist():  # no unlabelled image replaces a labelled copy
+        first.setdefault(outcomes[i].get("sha256", ""), i)
+    for i, outcome in enumerate(outcomes):
         if "failed" in outcome:
             yield outcome["failed"]
-        elif no_label and not keep_unlabelled:
+        elif unlabelled[i] and not keep_unlabelled:
             yield "unlabelled: the labels table has no label for it."
-        elif (original := first[outcome["sha256"]]) != image_id:
-            yield f"copy: the same bytes as {original}."
+        elif (original := first[outcome["sha256"]]) != i:
+            known = (labels.values[[original, i]] >= 0).all(axis=0)
+            clash = (labels.values[original] != labels.values[i])[known].any()
+            but = ", whose labels contradict these" if clash else ""
+            yield f"copy: the same bytes as {labels.image_id[original]}{but}."
         else:
             yield ""
 
@@ -231,7 +235,5 @@ def _patients(labels: LabelTable, outcomes: Sequence[Outcome]) -> NDArray[np.int
     known = [name or image_id for name, image_id in zip(names, labels.image_id, strict=True)]
     number: NDArray[np.int64] = np.unique(known, return_inverse=True)[1].astype(np.int64)
     first: dict[str, int] = {}
-    for i, outcome in enumerate(outcomes):
-        original = first.setdefault(outcome.get("sha256", labels.image_id[i]), i)
-        number[number == number[i]] = number[original]
-    return number
+    same = [(first.setdefault(each.get("sha256", str(i)), i), i) for i, each in enumerate(outcomes)]
+    return join_groups(number, same)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fundus_core.errors import BundleError, UsageError
+from fundus_core.errors import BundleError, LabelsError, UsageError
 from fundus_core.reading import read_labels, read_scores
 from fundus_core.tables import Joined, join
 from fundus_eval.comparison import compare_aucs
@@ -38,6 +38,8 @@ def _sources(run: Run) -> list[str]:
 
 def _changes(base: Run, run: Run) -> Changes:
     found: Changes = {}
+    if run.recipe.labels[:1] != base.recipe.labels[:1]:
+        return found
     for source in _sources(run):
         if source in _sources(base):
             (of_label,) = compare_aucs(_joined(base, base, source), _joined(run, base, source))
@@ -49,4 +51,7 @@ def _changes(base: Run, run: Run) -> Changes:
 def _joined(run: Run, base: Run, source: str) -> Joined:
     """Return the scores of a left-out source with the labels and patients of `base`."""
     truth = read_labels(base.folder / SPLIT, base.recipe.labels[:1])
-    return join(read_scores(run.folder / f"{source}.csv"), truth)
+    try:
+        return join(read_scores(run.folder / f"{source}.csv"), truth)
+    except LabelsError as error:
+        raise LabelsError(f"'{run.folder}' against '{base.folder}': {error}") from None

@@ -112,7 +112,8 @@ class Experiment:
         hard = pseudo.no_labels(self.recipe, cases)
         if number:
             hard = pseudo.read_pseudo_labels(run, self.recipe, cases)
-        self._fit_fold(fold, Round(number, run, cases, part, hard))
+        with deterministic(self.recipe.training.deterministic):
+            self._fit_fold(fold, Round(number, run, cases, part, hard))
         return ()
 
     def _prepare(self) -> tuple[Cases, Part]:

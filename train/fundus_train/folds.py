@@ -79,5 +79,5 @@ def _check_classes(targets: NDArray[np.int8], labels: Sequence[str], where: str)
         if not {0, 1} <= set(of_label.tolist()):
             raise LabelsError(
                 f"The label '{label}' has one class only in {where} ({len(targets)} cases), so its AUC is "
-                "not defined. Add cases of the rarer class, or choose fewer folds."
+                "not defined. Add cases of the rarer class, fewer folds, or another test_size."
             )

@@ -42,7 +42,7 @@ class Split:
     by_patient: bool = True
 
     def __post_init__(self) -> None:
-        if round(self.test_size * 10) not in range(1, 10) or round(self.test_size * 10, 6) % 1:
+        if self.test_size not in [tenths / 10 for tenths in range(1, 10)]:
             raise RecipeError(f"test_size is {self.test_size}; choose tenths: 0.1, 0.2 … 0.9.")
         if self.folds < 2:
             raise RecipeError(f"folds is {self.folds}; cross-validation needs at least 2.")
@@ -227,7 +227,8 @@ def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
     try:
         data = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"The recipe '{path}' cannot be read ({error}).") from None
+        hint = f"Correct 'extends' in '{readers[-1]}'." if readers else "Check the path."
+        raise RecipeError(f"The recipe '{path}' cannot be read ({error}). {hint}") from None
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"The recipe '{path}' is not TOML: {error}.") from None
     if EXTENDS not in data:

@@ -158,9 +158,11 @@ def write_split(run: Path, recipe: Recipe, cases: Cases, part: NDArray[np.int64]
     rows = [list(map(str, row)) for row in zip(*table.values(), strict=True)]
     before = read_rows(path) if path.exists() else []
     if before != rows and before and begun(run):
-        changed = sorted({row[0] for row in before} ^ {row[0] for row in rows} or {rows[0][0]})
-        hint = "Restore the images folder, or choose another --output."
-        raise LabelsError(f"The images have changed since '{run}' began, such as {changed[0]}. {hint}")
+        changed = min(set(map(tuple, before)) ^ set(map(tuple, rows)))[0]
+        hint = "Restore the images folder, use the command that began it, or choose another --output."
+        raise LabelsError(
+            f"Images or their parts have changed since '{run}' began, such as {changed}. {hint}"
+        )
     if before != rows:
         write_table(path, list(table), rows)
 

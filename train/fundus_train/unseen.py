@@ -5,7 +5,8 @@ cost four times as much and say the same.
 """
 
 import json
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from fundus_train.determinism import deterministic
 from fundus_train.guards import begun
 from fundus_train.loop import Epoch, fit_fold, predict
 from fundus_train.network import FundusNetwork, build_network
-from fundus_train.recipe import Recipe
+from fundus_train.recipe import PseudoLabels, Recipe
 
 UNSEEN_JSON = "unseen.json"
+RESERVED = {results.SPLIT, results.DROPPED, results.EPOCHS}
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class LeaveOneSourceOut:
         with reading(self.progress) as tick:
             if not begun(self.run):  # what is wrong with a network is said before anything is decoded
                 build_network(self.recipe, self.weights)
-            cases = load_cases(self.recipe, self.labels, self.images, cache, tick)
+            supervised = replace(self.recipe, pseudo_labels=PseudoLabels())  # no rounds here
+            cases = load_cases(supervised, self.labels, self.images, cache, tick)
         sources, part = np.unique(cases.source[: cases.n_real], return_inverse=True)
         _check_sources(sources.tolist(), cases)
         results.write_split(self.run, self.recipe, cases, part)
@@ -118,7 +121,7 @@ class LeaveOneSourceOut:
             found = predict(network, cases, held_out, views, self.fabric.device)[:, 0]
             with whole_file(path) as partial, partial.open("wb") as file:
                 np.save(file, found)
-            path.with_suffix(".resume").unlink()
+        path.with_suffix(".resume").unlink(missing_ok=True)
         scores: NDArray[np.float32] = np.load(path)
         return scores
 
@@ -151,7 +154,8 @@ class LeaveOneSourceOut:
             **(results.speed(self.run) if timed else {}),
             "versions": results.made_by(),
         }
-        (self.run / UNSEEN_JSON).write_text(json.dumps(content, indent=2) + "\n")
+        with whole_file(self.run / UNSEEN_JSON) as partial:
+            partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _network_name(source: str, seed: int) -> str:
@@ -163,6 +167,9 @@ def _check_sources(sources: list[str], cases: Cases) -> None:
         raise LabelsError(
             "Leaving a source out needs two of them, and each image's name of its own in the column 'source'."
         )
-    for source in sources:
+    for source in sources:  # which names files, and rows of tables
+        if not re.fullmatch(r"[\w.+-][\w.+ -]*", source) or f"{source}.csv" in RESERVED:
+            hint = "Rename it in the labels table, with letters, digits, and . _ + - alone."
+            raise LabelsError(f"The source '{source}' cannot name files. {hint}")
         if not {0, 1} <= set(cases.targets[np.array(cases.source) == source, 0].tolist()):
             raise LabelsError(f"The source '{source}' has one class only, so its AUC is not defined.")

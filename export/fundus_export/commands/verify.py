@@ -39,12 +39,12 @@ def verify(run: Path, repository: Path, images: Path | None, labels: Path | None
     spec = check_repository(repository)
     try:
         from fundus_export.repository import parities
-        from fundus_export.trained import load_run
+        from fundus_export.trained import load_run_of
     except ImportError as error:
         raise MissingExtraError("export", f"the package '{error.name}'") from None
     table = read_labels(labels, spec.labels) if labels else None
     with stderr.status("comparing"):
-        found = parities(load_run(run), spec, repository, images, table)
+        found = parities(load_run_of(repository, spec, run), spec, repository, images, table)
     click.echo(laid_out(found))
     if any(parity.broken for _, parity in found):
         sys.exit(1)

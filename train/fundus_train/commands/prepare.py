@@ -118,6 +118,7 @@ def _images(paths: Sequence[Path]) -> list[Path]:
 @contextmanager
 def _new_folder(output: Path) -> Iterator[Path]:
     """Give a folder that becomes `output` at the end, or leaves nothing behind."""
+    output = output.absolute()
     partial = output.with_name(f".{output.name}.partial")
     try:
         if output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -31,8 +31,9 @@ Exit codes: 0 all drawn, 1 fatal, 2 usage, 3 some files could not be read."""
 def preview(recipe: Path, images: tuple[Path, ...], output: Path, count: int) -> None:
     """Draw what RECIPE makes of IMAGES (files or folders): a row for each, a column for every step.
 
-    The columns are the original, each preprocessing step that the recipe asks for, and, where it augments,
-    three training versions. A file that cannot be read has its reason in its row.
+    The columns are the original, reduced as far as networks need no more of it, each preprocessing step that
+    the recipe asks for, and, where it augments, three training versions. A file that cannot be read has its
+    reason in its row.
     """
     plan = read_recipe(recipe)
     _check_output(output)
@@ -51,7 +52,7 @@ def preview(recipe: Path, images: tuple[Path, ...], output: Path, count: int) ->
 def _check_output(output: Path) -> None:
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise UsageError(f"'{output}' cannot be written: give a file name in a folder that exists.")
-    if output.suffix.lower() not in IMAGE_SUFFIXES:
+    if not cv2.haveImageWriter(str(output)):
         raise UsageError(f"'{output}' names no kind of picture. End it in .png or .jpg.")
 
 
