@@ -12,7 +12,7 @@ from pathlib import Path
 from fundus_core.errors import MissingExtraError, ServerError
 
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-# Several images are answered at once: one product of matrices must not take all cores. And the memory of each
+# Several images are answered at once: no library needs threads of its own for one. And the memory of each
 # picture would go back to the system, and come again page by page for the next one.
 _CALM = {
     "OPENBLAS_NUM_THREADS": "1",

@@ -2,7 +2,7 @@
 
 Nothing in such a file is written by hand, so that a repository can be checked by rendering it again.
 
-    config.pbtxt                        the onnxruntime backend, on GPUs where there are any
+    config.pbtxt                        the onnxruntime backend: on GPUs where there are any, else on `cores`
     configs/embedded.pbtxt              the Python backend alone, as in the server of the PyPI wheel
     configs/tensorrt.pbtxt              plans that `fundus-export tensorrt` built on the serving machine
     configs/onnxruntime_tensorrt.pbtxt  the onnxruntime backend, which builds its own engines and caches them

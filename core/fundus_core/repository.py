@@ -3,7 +3,7 @@
     manifest.json    what was trained: `EnsembleSpec`
     serving.json     how it is served, if not by the defaults: `Serving`
     fundus_*/        the models: weights, and what `fundus_core.configs` renders
-    fundus_ensemble/golden/  images, and the answers that PyTorch gave to them
+    fundus_ensemble/golden/  images, and the answers that PyTorch and int8 graphs gave to them
     *.md             for people
 
 Beside a fold's model.onnx a serving machine may put its own model.plan (`fundus-export tensorrt`), and with

@@ -160,6 +160,11 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda live: (live / "fundus_ensemble/config.pbtxt").write_text("no config"),
         "is not that of the active bundle. Deploy or roll back once more.",
     ),
+    "a config of the entry": (
+        lambda live: (live / "fundus_ensemble/configs/tensorrt.pbtxt").write_text("no config"),
+        "is not that of the active bundle.",
+    ),
+    "another model": (lambda live: (live / "other/1").mkdir(parents=True), "other does not belong there"),
     "no entry": (
         lambda live: (live / "fundus_ensemble/configs/embedded.pbtxt").unlink(),
         "is not that of the active bundle.",

@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,6 +52,16 @@ def test_an_exported_repository_is_verified_with_its_figures(tiny_run: Path, tin
     assert "limit 0.0001  ok" in done.stdout
     assert "flipped     0 of " in done.stdout
     assert "AUC change" not in done.stdout  # so few photographs cannot tell
+
+
+def test_a_run_of_another_recipe_is_refused(tiny_run: Path, tiny_repository: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(tiny_run, tmp_path / "other"))
+    said = json.loads((other / "run.json").read_text())
+    said["recipe"]["seed"] += 1
+    (other / "run.json").write_text(json.dumps(said))
+    done = run("verify", other, tiny_repository)
+    assert done.exit_code == 1
+    assert f"was not exported from '{other}', whose recipe is another." in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize("factor", [1.5, 0.0, np.nan])

@@ -67,6 +67,12 @@ def test_what_cannot_be_used_is_dropped_with_its_reason(images: Path) -> None:
     assert dropped["d.png"] == "unlabelled: the labels table has no label for it."
 
 
+def test_a_copy_whose_label_contradicts_says_so(images: Path) -> None:
+    labels = table((1, 0, 1, 0, 1, 0, 1))
+    dropped = dict(load(images, labels)[0].dropped)
+    assert dropped["sub/b.png"] == "copy: the same bytes as a.png, whose labels contradict these."
+
+
 def test_for_pseudo_labels_unlabelled_images_stay_but_never_instead_of_a_labelled_copy(images: Path) -> None:
     recipe = replace(RECIPE, phantoms=Phantoms(), pseudo_labels=PseudoLabels(rounds=1))
     cases, _ = load(images, table((-1, 1, -1, -1, -1, -1, 0)), recipe)

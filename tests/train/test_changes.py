@@ -70,6 +70,19 @@ def test_the_changes_are_those_of_fundus_eval_compare_with_the_patients(runs: Pa
     assert plain == [name for name in first if "change" not in name]
 
 
+def test_a_run_with_another_label_has_no_change_and_one_with_other_ids_is_named(runs: Path) -> None:
+    other = json.loads((runs / "a" / "unseen.json").read_text())
+    other["recipe"]["labels"] = ["amd"]
+    (runs / "a" / "unseen.json").write_text(json.dumps(other))
+    first, *_ = csv.DictReader(io.StringIO(table(runs, "--against", runs / "base").stdout))
+    assert first["AUC change(east)"] == ""
+    scores = (runs / "c" / "east.csv").read_text()
+    (runs / "c" / "east.csv").write_text(scores.replace("east/", "elsewhere/"))
+    done = table(runs, "--against", runs / "base")
+    assert done.exit_code == 1
+    assert f"'{runs / 'c'}' against '{runs / 'base'}': No image" in done.stderr.replace("\n", " ")
+
+
 def test_what_is_no_run_to_compare_with_is_a_sentence(runs: Path) -> None:
     (runs / "c" / "unseen.json").unlink()
     for folder in (runs, runs / "c"):

@@ -86,7 +86,7 @@ def test_combinations_of_labels_are_spread_evenly() -> None:
         (
             [1] + [0] * 59,
             range(60),
-            "one class only in .*Add cases of the rarer class, or choose fewer folds",
+            "one class only in .*Add cases of the rarer class, fewer folds, or another test_size",
         ),
         (
             [0, 1] * 8,

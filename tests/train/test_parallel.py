@@ -6,11 +6,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from tests.conftest import COMMANDS
 from tests.train.test_fit import fit, recipe_file, rows, timeless
 
+from fundus_train import pseudo
+from fundus_train.fit import Experiment
 from fundus_train.parallel import FoldError, Workers, visible_gpus
 
 CORES = len(os.sched_getaffinity(0))
@@ -19,6 +23,7 @@ CORES = len(os.sched_getaffinity(0))
 FOLD = """
 import json, os, sys, time
 from pathlib import Path
+from typing import Any
 folder, (only, number, fold) = Path(sys.argv[1]), sys.argv[2:]
 assert (only, number) == ("--only", "3")
 began = time.time()
@@ -177,3 +182,19 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> object:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def test_a_fold_in_a_process_of_its_own_is_as_deterministic_as_the_recipe_asks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    was = []
+    monkeypatch.setattr(Experiment, "_prepare", lambda _: (None, None))
+    monkeypatch.setattr(pseudo, "no_labels", lambda *_: None)
+    monkeypatch.setattr(
+        Experiment, "_fit_fold", lambda *_: was.append(torch.are_deterministic_algorithms_enabled())
+    )
+    for wanted in (False, True):
+        recipe = Recipe("x", Network("resnet18"), training=Training(deterministic=wanted))
+        nothing: Any = None
+        Experiment(recipe, nothing, tmp_path, tmp_path, None, nothing, nothing).fit_only(0, 0)
+    assert was == [False, True]

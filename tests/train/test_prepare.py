@@ -221,6 +221,13 @@ def test_a_wrong_call_is_a_sentence_and_leaves_nothing(
     assert sorted(two.rglob("*")) == before
 
 
+def test_the_folder_where_one_stands_may_be_the_new_one(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (two / "here").mkdir()
+    monkeypatch.chdir(two / "here")
+    assert run("folders:../south", "--output", ".").exit_code == 0
+    assert (two / "here/labels.csv").exists()
+
+
 def test_a_table_that_is_there_is_not_touched(two: Path) -> None:
     (two / "out").mkdir()
     (two / "out/labels.csv").write_text("precious")

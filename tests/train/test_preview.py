@@ -144,6 +144,7 @@ def test_the_first_so_many_are_drawn(phantom: Path, recipe: Path, tmp_path: Path
         (("empty",), "There is no image below"),
         (("a.png", "--output", "no/such/folder.png"), "give a file name in a folder that exists"),
         (("a.png", "--output", "sheet.txt"), "End it in .png or .jpg"),
+        (("a.png", "--output", "sheet.jfif"), "End it in .png or .jpg"),
         (("a.png", "--count", "0"), "--count"),
     ],
 )

@@ -223,6 +223,9 @@ def test_a_deterministic_recipe_is_trained_so(
         (None, "Leaving a source out needs two of them"),
         (("east",) * 24, "Leaving a source out needs two of them"),
         (("east",) * 12 + ("",) * 12, "each image's name of its own in the column 'source'"),
+        (("x/east",) * 12 + ("x/west",) * 12, "The source 'x/east' cannot name files. Rename it"),
+        (("split",) * 12 + ("west",) * 12, "The source 'split' cannot name files"),
+        (("Kaggle, 2020",) * 12 + ("west",) * 12, "The source 'Kaggle, 2020' cannot name files"),
     ],
 )
 def test_sources_that_cannot_be_left_out_are_refused_before_anything_is_trained(

@@ -42,7 +42,7 @@ def test_scores_are_never_given_to_other_images(name: str, images: Path, tmp_pat
     first = experiment(changing, tmp_path / "run", labels).fit((3,), tmp_path / "cache")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     image.unlink() if name == "vanished" else image.write_bytes(held)
-    sentence = rf"The images have changed since .* such as {image.name}\. Restore the images folder"
+    sentence = rf"Images or their parts have changed since .* such as {image.name}\. Restore the images"
     with pytest.raises(LabelsError, match=sentence):
         experiment(changing, tmp_path / "run", labels).fit((3,), tmp_path / "cache")
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before

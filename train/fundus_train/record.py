@@ -1,4 +1,4 @@
-"""Runs recorded into a store that MLflow's UI shows. Nothing of a patient and no split is sent."""
+"""Runs recorded into a store that MLflow's UI shows. Image ids and scores are sent, nothing of a patient."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EPOCHS = "epochs.csv"
 CURVES = ("loss", "validation_auc", "learning_rate")
 ARTIFACTS = ("oof.csv", "inner_test.csv")
-TAG = "fundus_triton.sha256"  # of run.json: the same content is the same run, wherever it lies
+TAG = "fundus_triton.sha256"  # of run.json or unseen.json: the same content is the same run, wherever it lies
 SQLITE = "sqlite:///"
 METRICS_A_CALL = 1000  # MLflow's limit
 SETTINGS = {  # MLflow reads the first when it is imported

@@ -1,1 +1,1 @@
-"""The subcommands of `fundus-train`, one module each; `fundus_train.cli` registers them."""
+"""The subcommands of `fundus-train`, and what they share; `fundus_train.cli` registers them."""
