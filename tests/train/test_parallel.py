@@ -16,6 +16,7 @@ from tests.train.test_fit import fit, recipe_file, rows, timeless
 from fundus_train import pseudo
 from fundus_train.fit import Experiment
 from fundus_train.parallel import FoldError, Workers, visible_gpus
+from fundus_train.recipe import Network, Recipe, Training
 
 CORES = len(os.sched_getaffinity(0))
 
