@@ -30,15 +30,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
+from machine import RESULTS, command_line, write_results
+
 from fundus_client.batch import READERS, _read
 from fundus_client.embedded import embedded_server
-from fundus_client.run import run_json_path
 from fundus_client.scorer import connect
 from fundus_client.servers import reference_repository
-from fundus_core.files import find_images
+from fundus_core.files import find_images, run_json_path
 from fundus_core.phantoms import write_samples
 
-RESULTS = Path(__file__).parent / "results" / "client.json"
 PROGRAM = Path(sys.executable).with_name("fundus-client")
 FILE_BYTES, N_STUB_FILES = 100_000, 3000
 SMALL = ((1, 1000), (100, 1000), (1, 100_000))  # folders, and files in each
@@ -51,9 +51,7 @@ Row = Callable[[], float]  # measures once: images/s
 
 def main() -> None:
     """Measure the chosen parts, print and write each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parts: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         "stub": stub,
         "memory": memory,
@@ -219,10 +217,10 @@ def rss_mb(pid: int) -> float:
 
 def write(part: str, found: dict[str, Any]) -> None:
     """Write one part, and leave the others as they are."""
-    content = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    machine = {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-    content[part] = {"command": f"benchmarks/client.py {part}", **found, "machine": machine}
-    RESULTS.write_text(json.dumps(content, indent=2) + "\n")
+    path = RESULTS / "client.json"
+    content = json.loads(path.read_text()) if path.exists() else {}
+    content[part] = {"command": f"benchmarks/client.py {part}", **found}
+    write_results("client", content, python=platform.python_version())
 
 
 if __name__ == "__main__":

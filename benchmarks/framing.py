@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from fields import seen_by, whole_disc
+from machine import command_line, write_results
 from numpy.random import default_rng
 from numpy.typing import NDArray
 from what_it_looks_at import Ensemble
@@ -32,7 +33,6 @@ from fundus_core.preprocess import Pixels, crop_around, keep_circle, pad_to_squa
 from fundus_core.sheet import read_sheet
 from fundus_eval.auc import auc_delong
 
-RESULTS = Path(__file__).parent / "results" / "framing.json"
 SHARES = (0.3, 0.4, 0.5)  # of the field, kept around the disc
 CROPS = (0.28, 0.4, 0.6)
 NARROW_DEG = (30, 36)  # fields of cameras, beside the 45 degrees of most
@@ -58,14 +58,12 @@ def main() -> None:
     cropped = {name: str(auc_delong(truth[tested], score)) for name, score in scores.items()}
     content = {f"black beyond the field, {arguments.source}": framed, "inner test": cropped, "n": len(tested)}
     print(json.dumps(content, indent=2))
-    RESULTS.write_text(json.dumps(content, indent=2) + "\n")
+    write_results("framing", content)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("--source", default="hygd")

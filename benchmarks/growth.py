@@ -36,10 +36,10 @@ from growth_figures import FIGURES, Speeds, draw, lines
 from machine import CORES, RESULTS, command_line, write_results
 
 from fundus_client.embedded import embedded_server
-from fundus_client.run import run_json_path
 from fundus_client.servers import reference_repository
 from fundus_core import phantoms
 from fundus_core.console import quiet_libraries, say
+from fundus_core.files import run_json_path
 
 N_IMAGES, N_SMALL = (1, 10, 100, 1000), (1, 10, 100, 1000, 10_000, 100_000)
 SMALL_BYTES = 200

@@ -1,20 +1,19 @@
 """Where copies end and look-alikes begin: the figures behind the two limits of fundus_train.duplicates.
 
-    python benchmarks/near_copies.py csv:photos [KIND:PATH ...] [--changed 300] [--results FILE]
+    python benchmarks/near_copies.py csv:photos [KIND:PATH ...] [--changed 300]
 
 Prints how many of the photographs are found again after they were saved anew, and the pairs of highest
 correlation that are no exact copies, of two patients and of one (retakes of an eye). Written to
 benchmarks/results/, without names of files.
 """
 
-import argparse
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from machine import command_line, write_results
 
 from fundus_core.images import decode
 from fundus_core.lit import MARGIN_LEVEL
@@ -23,7 +22,6 @@ from fundus_train import duplicates
 from fundus_train.duplicates import Prints, correlation, near_hashes, take_prints
 from fundus_train.merge import Row, name_origins, read_rows
 
-RESULTS = Path(__file__).parent / "results" / "near_copies.json"
 CHANGED_PX = 1000  # larger photographs are made this small before they are changed
 
 
@@ -87,10 +85,9 @@ def closest(rows: Sequence[Row], prints: Prints, same_patient: bool) -> list[tup
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("sources", nargs="+", metavar="KIND:PATH")
     parser.add_argument("--changed", type=int, default=300)
-    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     rows = [row for row in read_rows(name_origins(arguments.sources), ("glaucoma",)) if not row.reason]
     chosen = np.random.default_rng(0).permutation(len(rows))[: arguments.changed]
@@ -106,8 +103,7 @@ def main() -> None:
         for value, a, b in pairs[:6]:
             print(f"  {value:.2f}  {rows[a].image_id}  {rows[b].image_id}")
         summary[f"closest, {kind}"] = [round(value, 3) for value, *_ in pairs[:6]]
-    arguments.results.parent.mkdir(exist_ok=True)
-    arguments.results.write_text(json.dumps(summary, indent=2) + "\n")
+    write_results("near_copies", summary)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ says how good they are. FOLDER: pictures of other things, which count with some 
 written to benchmarks/results/ without names of files.
 """
 
-import argparse
 import csv
 import hashlib
-import json
 import sys
 import time
 from collections import Counter
@@ -24,6 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from fields import whole_disc
+from machine import command_line, write_results
 from numpy.random import Generator, default_rng
 from scipy.stats import spearmanr
 
@@ -42,7 +41,6 @@ from fundus_core.preprocess import (
 )
 from fundus_core.quality import Quality, measure, ungradable
 
-RESULTS = Path(__file__).parent / "results" / "quality.json"
 CHANGED_PX = 1000  # larger photographs are made this small before they are changed
 NOISE = 1.5  # grey levels (standard deviation) that a sensor adds after the lens has blurred
 N_MADE = 200  # pictures of each made kind
@@ -268,11 +266,10 @@ def timing(paths: Sequence[Path]) -> dict[str, object]:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--changed", type=int, default=400)
-    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     every, report = list(photographs(arguments.data)), Report()
@@ -294,8 +291,7 @@ def main() -> None:
         report.flags("made", name, [judge(make(default_rng(seed)))[1] for seed in range(N_MADE)])
     if arguments.pictures:
         report.flags("other things", "pictures and their crops", list(other_things(arguments.pictures)))
-    arguments.results.parent.mkdir(exist_ok=True)
-    arguments.results.write_text(json.dumps(report.results, indent=2) + "\n")
+    write_results("quality", report.results)
 
 
 if __name__ == "__main__":

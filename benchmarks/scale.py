@@ -27,6 +27,7 @@ from typing import Any
 
 import ray
 from client import FILE_BYTES, IN_FLIGHT, N_STUB_FILES, command, in_turn, rss_mb, stub_service, write_files
+from machine import RESULTS, command_line, write_results
 from stub_service import SPEC
 
 from fundus_client import ray_engine
@@ -39,7 +40,6 @@ from fundus_core.files import ImageRef, find_images, stamp_of
 from fundus_core.quality import MEASURES, Quality
 from fundus_core.rows import ScoreRow
 
-RESULTS = Path(__file__).parent / "results"
 N_ROWS = 300_000
 ARCHIVE = Path("/archive/photographs")  # there is none
 SMALL, LARGE = "one actor, blocks of 16", "one actor, blocks of 256"
@@ -48,9 +48,7 @@ FILES = ("journal", "table.csv", "table.parquet")
 
 def main() -> None:
     """Measure, write, plan."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plan", action="store_true", help="measure nothing")
     parser.add_argument("--images", type=int, default=10_000_000)
@@ -68,8 +66,7 @@ def measure(repeats: int) -> None:
     found["load_before"] = os.getloadavg()[0]
     found |= {**feed(repeats), "driver": driver()}
     versions = {"python": platform.python_version(), "ray": version("ray")}
-    found["machine"] = {"cores": len(os.sched_getaffinity(0)), **versions}
-    (RESULTS / "scale.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_results("scale", found, **versions)
     print(json.dumps(found, indent=2))
 
 

@@ -15,10 +15,10 @@ from numpy.random import default_rng
 from speed_ensembles import Ensemble, Rows, side_name
 
 from fundus_client.embedded import embedded_server
-from fundus_client.run import run_json_path
 from fundus_client.scorer import Scorer, connect
 from fundus_core.ensemble import Precision
 from fundus_core.errors import FundusError
+from fundus_core.files import run_json_path
 
 SCORE = "fundus-client score"
 SHARES = (0.25, 0.5, 0.8)  # of the throughput, at which latencies are taken

@@ -11,7 +11,6 @@ same functions.
 
 import argparse
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnxruntime
+from machine import command_line, write_results
 from numpy.typing import NDArray
 from phantom_places import Region, around_disc, beside_disc, on_disc
 
@@ -34,19 +34,13 @@ from fundus_eval.auc import auc_delong
 
 Scores = NDArray[np.float64]
 
-RESULTS = Path(__file__).parent / "results" / "what_it_looks_at.json"
 RATIOS = (0.3, 0.45, 0.6, 0.7, 0.85)
 CAMERA = CAMERAS[1]  # neutral colours, 1024 pixels
 SHAPES = tuple(  # cameras that are alike but for size, frame, margin and file
     replace(camera, white_balance=CAMERA.white_balance, blur_px=CAMERA.blur_px) for camera in CAMERAS
 )
 GLOW = 0.3  # of a field's light, and less, is what shines into its margin
-FRAMED = (
-    (3, 0.6),
-    (1, 0.6),
-    (2, 0.6),
-    (4, 0.6),
-)  # seeds and ratios of phantoms whose scores can go both ways
+FRAMED = ((3, 0.6), (1, 0.6), (2, 0.6), (4, 0.6))  # seed and ratio of phantoms that are no clear case
 RETINA = (150, 85, 50)  # RGB of an average field
 BORDER = 0.15  # of the width, black, on every side
 
@@ -131,14 +125,12 @@ def main() -> None:
     for name, figure in figures.items():
         print(name, *(f"{key} {np.round(value, 3)}" for key, value in figure.items()), sep="  ")
     bundle = {"name": ensemble.spec.name, "digest": ensemble.spec.digest}
-    RESULTS.write_text(json.dumps({"bundle": bundle, "eyes": len(seeds)} | figures, indent=2) + "\n")
+    write_results("what_it_looks_at", {"bundle": bundle, "eyes": len(seeds)} | figures)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--repository", type=Path, default=reference_repository())
     parser.add_argument("--photographs", type=Path, help="folder of HYGD")
     parser.add_argument("--eyes", type=int, default=24, help="how many phantoms are drawn")
