@@ -24,7 +24,7 @@ from machine import command_line, median_ratio, write_results
 from fundus_client.embedded import embedded_server
 from fundus_client.servers import reference_repository
 from fundus_core.ensemble import EnsembleSpec
-from fundus_core.errors import FundusError
+from fundus_core.errors import FundusError, LabelsError
 from fundus_core.files import LabelsError, run_json_path
 from fundus_core.reading import read_labels, read_scores
 from fundus_core.repository import check_repository
