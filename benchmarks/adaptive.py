@@ -25,7 +25,7 @@ from fundus_client.embedded import embedded_server
 from fundus_client.servers import reference_repository
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import FundusError, LabelsError
-from fundus_core.files import LabelsError, run_json_path
+from fundus_core.files import run_json_path
 from fundus_core.reading import read_labels, read_scores
 from fundus_core.repository import check_repository
 from fundus_core.sheet import read_sheet
