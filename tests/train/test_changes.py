@@ -71,15 +71,16 @@ def test_the_changes_are_those_of_fundus_eval_compare_with_the_patients(runs: Pa
 
 
 def test_a_run_with_another_label_has_no_change_and_one_with_other_ids_is_named(runs: Path) -> None:
-    other = json.loads((runs / "a" / "unseen.json").read_text())
-    other["recipe"]["labels"] = ["amd"]
-    (runs / "a" / "unseen.json").write_text(json.dumps(other))
+    for name in ("identity.json", "unseen.json"):
+        said = json.loads((runs / "a" / name).read_text())
+        said["recipe"]["labels"] = ["amd"]
+        (runs / "a" / name).write_text(json.dumps(said))
     first, *_ = csv.DictReader(io.StringIO(table(runs, "--against", runs / "base").stdout))
     assert first["AUC change(east)"] == ""
     scores = (runs / "c" / "east.csv").read_text()
     (runs / "c" / "east.csv").write_text(scores.replace("east/", "elsewhere/"))
     done = table(runs, "--against", runs / "base")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert f"'{runs / 'c'}' against '{runs / 'base'}': No image" in done.stderr.replace("\n", " ")
 
 
