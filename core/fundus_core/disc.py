@@ -23,7 +23,7 @@ from fundus_core.smoothing import Plane, blur
 
 Pixels = NDArray[np.uint8]
 
-SEARCH_PX = 128  # as finely as a whole field is looked at: twice as fine finds the same discs
+SEARCH_PX = 128  # of the longer side of a whole field: twice as fine finds nearly always the same disc
 DISC_RADIUS_PX = 8.5  # 6 to 7 degrees across, in a field of 45 degrees
 CORNER = 0.04  # side of the corners that are looked at, as a share of the longer side
 MOST = 5.0  # fields that a picture can be a part of
