@@ -4,6 +4,7 @@ import json
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from threading import Barrier
@@ -124,7 +125,8 @@ def test_an_image_that_breaks_preprocessing_fails_no_other_of_its_batch(
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", brought)
     monkeypatch.setattr(backend, "see", _broken_by_b)
-    parameters = {name: {"string_value": "{}"} for name in ("preprocess", "bundle_digest")}
+    texts = {"preprocess": json.dumps(asdict(PreprocessSpec())), "bundle_digest": "5a"}
+    parameters = {name: {"string_value": text} for name, text in texts.items()}
     model = PreprocessModel()
     model.initialize({"model_config": json.dumps({"parameters": parameters})})
     answered = ["pixels", "quality", "bundle"]

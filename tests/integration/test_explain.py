@@ -122,7 +122,7 @@ def test_the_cause_is_found_where_it_was_drawn(first: Explained, seed: int) -> N
     heat = np.abs(first.heat(row["image_id"]))
     seen = np.isfinite(heat)
     assert 0.1 < on_disc[seen].mean() < 0.4
-    assert heat[on_disc].mean() > 2 * heat[seen & ~on_disc].mean()
+    assert heat[on_disc].mean() > 1.5 * heat[seen & ~on_disc].mean()  # chance gives 1
 
 
 def disc_cells(row: Row, drawn: Plan) -> np.ndarray:

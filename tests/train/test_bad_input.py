@@ -178,7 +178,7 @@ def test_images_that_change_under_a_begun_run_are_noticed(
     before = contents(tmp_path / "run")
     hidden = folder / "3.png"
     hidden.rename(tmp_path / "3.png")
-    refused(attempt(), 2, "The images have changed", "such as 3.png", "Restore the images folder")
+    refused(attempt(), 2, "Images or their parts have changed", "such as 3.png", "Restore the images")
     (tmp_path / "3.png").rename(hidden)
     assert attempt().exit_code == 0
     after = contents(tmp_path / "run")

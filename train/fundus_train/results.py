@@ -158,7 +158,9 @@ def write_split(run: Path, recipe: Recipe, cases: Cases, part: NDArray[np.int64]
     rows = [list(map(str, row)) for row in zip(*table.values(), strict=True)]
     before = read_rows(path) if path.exists() else []
     if before != rows and before and begun(run):
-        changed = min(set(map(tuple, before)) ^ set(map(tuple, rows)))[0]
+        other_rows = set(map(tuple, before)) ^ set(map(tuple, rows))
+        other_images = {row[0] for row in before} ^ {row[0] for row in rows}
+        changed = min(other_images or {row[0] for row in other_rows})
         hint = "Restore the images folder, use the command that began it, or choose another --output."
         raise LabelsError(
             f"Images or their parts have changed since '{run}' began, such as {changed}. {hint}"
