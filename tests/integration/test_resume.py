@@ -283,7 +283,7 @@ def test_a_full_disk_keeps_what_was_committed(
         output = small / "scores.csv"
         code, said = end(start(many, output, "--url", server.grpc_address))
         assert code == 1, said
-        assert re.search("cannot be written.*(full|disk)", said)
+        assert re.search("cannot be written.*(full|disk|No space)", said)
         subprocess.run([*mount[:4], "remount,size=16m", *mount[5:]], check=True)
         finish(many, output, "--url", server.grpc_address)
         assert output.read_bytes() == undisturbed

@@ -192,8 +192,8 @@ def _explained(journal: Journal) -> Iterator[None]:
         raise click.Abort from None
     except OSError as error:
         hint = f"What was answered is in '{journal.path}': mend that and run the same command again."
-        where = f"'{error.filename}': " if error.filename else ""
-        raise FundusError(f"{where}{error.strerror or error}. {hint}") from None
+        what = f"'{error.filename}'" if error.filename else "The table cannot be written"
+        raise FundusError(f"{what}: {error.strerror or error}. {hint}") from None
 
 
 def _find(journal: Journal, source: Source, quiet: bool) -> Found:
