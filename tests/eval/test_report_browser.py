@@ -113,7 +113,8 @@ def test_a_page_asks_for_nothing_and_reports_no_error(browser: Browser, page: st
     browser.requests()
     browser.driver.get_log("browser")
     browser.show(page)
-    assert {url.partition(":")[0] for url in browser.requests()} == {"file", "data"}
+    asked = {url.partition(":")[0] for url in browser.requests()}
+    assert {"file"} <= asked <= {"file", "data"}  # pictures within the page may be listed late
     assert browser.driver.get_log("browser") == []
 
 
