@@ -31,9 +31,8 @@ from fundus_export.copies import AGAIN, N_HASH, bundle_digest, check_copy, copy_
 from fundus_export.server import Server
 
 LOCK = "live.lock"
-OURS = re.compile(
-    rf"{ENSEMBLE_MODEL}|fundus_\w+_[0-9a-f]{{{N_HASH}}}|lost\+found"
-)  # folders; a model has its hash
+# The folders of a live repository: the entry, models whose names end in their hash, a file system's own.
+OURS = re.compile(rf"{ENSEMBLE_MODEL}|fundus_\w+_[0-9a-f]{{{N_HASH}}}|lost\+found")
 
 
 @dataclass(frozen=True)
