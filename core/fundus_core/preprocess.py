@@ -22,9 +22,7 @@ from fundus_core.vessels import erase_vessels
 Pixels = NDArray[np.uint8]
 
 FIRST_REVISION = {"revision": 1}  # of bundles that name none
-REVISION = (
-    2  # of what the steps below do to a photograph, whatever the settings: tests/golden/preprocess.json
-)
+REVISION = 2  # of what the code below does to a photograph: that of tests/golden/preprocess.json
 LIT_SHARE = 0.01  # of a row or column; less is margin noise or a printed date
 SCAN_PX = 512  # the margin is looked for on about this many rows and columns
 FINER = 1.5  # than its result: what a photograph is reduced to at most

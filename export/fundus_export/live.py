@@ -142,9 +142,11 @@ def check_live(live: Path) -> Live:
 def _answers_with(live: Path, model: str) -> bool:
     entry, wanted = live / ENSEMBLE_MODEL, dict(entry_configs(live, model))
     there = {path for path in files_below(entry) if path.endswith(".pbtxt")}
-    return there == wanted.keys() and all(
-        (entry / path).read_bytes() == text.encode() for path, text in wanted.items()
-    )
+    try:
+        texts = {path: (entry / path).read_bytes() for path in there}
+    except OSError:
+        return False
+    return texts == {path: text.encode() for path, text in wanted.items()}
 
 
 def described(live: Path, state: Live) -> str:

@@ -164,6 +164,10 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda live: (live / "fundus_ensemble/configs/tensorrt.pbtxt").write_text("no config"),
         "is not that of the active bundle.",
     ),
+    "a link of the entry to nothing": (
+        lambda live: (live / "fundus_ensemble/configs/other.pbtxt").symlink_to("nowhere"),
+        "is not that of the active bundle.",
+    ),
     "another model": (lambda live: (live / "other/1").mkdir(parents=True), "other does not belong there"),
     "no entry": (
         lambda live: (live / "fundus_ensemble/configs/embedded.pbtxt").unlink(),
