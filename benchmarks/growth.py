@@ -44,7 +44,7 @@ from fundus_core.files import run_json_path
 N_IMAGES, N_SMALL = (1, 10, 100, 1000), (1, 10, 100, 1000, 10_000, 100_000)
 SMALL_BYTES = 200
 SIDES_PX, SIDE_PX = (500, 1000, 2000, 3500, 5000), 1000
-N_OF_SIZE = 16
+N_OF_SIZE = 64
 FOLDS_VIEWS = ((1, 1), (1, 4), (2, 4), (4, 1), (4, 4))
 N_OF_ENSEMBLE = 128  # photographs for each core: the smallest ensembles answer them in seconds
 N_A_CORE = 24  # photographs for each core in each row of the other parts

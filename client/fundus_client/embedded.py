@@ -20,11 +20,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from google.protobuf import text_format
+
 from fundus_client import supervisor
 from fundus_client.listener import Listener, Ports, PortTakenError, free_port
 from fundus_client.wheel import Wheel, find_wheel
+from fundus_core.configs import on_machine
 from fundus_core.ensemble import ADAPTIVE_MODEL
 from fundus_core.errors import BundleError, ServerError, ServerUnreachableError
+from fundus_core.limits import usable_cores
+from fundus_core.serving import fitted, read_serving
 
 MODELS = "models"  # of the runtime folder
 _PORT_ATTEMPTS = 5
@@ -148,7 +153,7 @@ class _Models:
     adaptive: bool
 
     def link(self, target: Path) -> None:
-        """Mirror it as links: the stubs write compiled Python beside every model.py that they run."""
+        """Mirror it: the stubs write compiled Python beside every model.py that they run."""
         for path in self.repository.rglob("*"):
             inner = path.relative_to(self.repository)
             if inner.parts[0].startswith(ADAPTIVE_MODEL) and not self.adaptive:
@@ -159,6 +164,18 @@ class _Models:
             elif path.parent.name != "__pycache__":
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.symlink_to(path)
+        self._fit(target)
+
+    def _fit(self, target: Path) -> None:
+        """Put configs for this machine in the place of links."""
+        serving = fitted(read_serving(self.repository), usable_cores(), on_gpu=False)
+        # Asked one after the other, folds need all cores, not a share: the first is asked for every image.
+        n_sharing = 1 if self.adaptive else len(list(target.glob("fundus_fold_*")))
+        for path in target.rglob("*.pbtxt"):
+            with suppress(text_format.ParseError):  # the server says what is wrong with it
+                text = on_machine(path.read_text(), serving, n_sharing)
+                path.unlink()
+                path.write_text(text)
 
 
 def _flags(listener: Listener, runtime: Path, exit_timeout_s: int) -> list[str]:

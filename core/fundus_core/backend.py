@@ -7,8 +7,7 @@ exists inside the server alone.
 
 import asyncio
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from fundus_core.adaptive import Stopping
 from fundus_core.ensemble import (
     ADAPTIVE_MODEL,
+    AT_ONCE,
     AVERAGE_MODEL,
     BUNDLE,
     BUSY,
@@ -33,11 +33,8 @@ from fundus_core.ensemble import (
     fold_model,
 )
 from fundus_core.errors import IMAGE_REASONS, BundleError, ImageError
-from fundus_core.limits import usable_cores
 from fundus_core.preprocess import FIRST_REVISION, PreprocessSpec, see
 from fundus_core.schema import build
-
-CORES = usable_cores()
 
 
 def _parameter(model_config: str, name: str) -> str:
@@ -55,7 +52,7 @@ def _refusal(message: str, code: str) -> Any:
 class PreprocessModel:
     """`image` BYTES [1] -> `pixels` UINT8 [S, S, 3], `quality` FP32 [Q] and `bundle` BYTES [1].
 
-    Answers each request of a batch by itself.
+    On one core: further ones have further instances, for threads of one Python wait for each other.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -63,12 +60,11 @@ class PreprocessModel:
         parameter = json.loads(_parameter(args["model_config"], "preprocess"))
         self._spec = build(PreprocessSpec, FIRST_REVISION | parameter, BundleError, "preprocess")
         self._bundle = _parameter(args["model_config"], DIGEST_PARAMETER).encode()
-        self._threads = ThreadPoolExecutor(CORES)
-        cv2.setNumThreads(1)  # the requests of a batch already share the cores
+        cv2.setNumThreads(1)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Return one response per request: its pixels, or its own error."""
-        return list(self._threads.map(self._answer, requests))
+        return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
         import triton_python_backend_utils as pb_utils
@@ -87,10 +83,6 @@ class PreprocessModel:
         }
         return pb_utils.InferenceResponse([pb_utils.Tensor(*output) for output in outputs.items()])
 
-    def finalize(self) -> None:
-        """End the threads."""
-        self._threads.shutdown()
-
 
 class OnnxModel:
     """Runs the `model.onnx` beside the importing `model.py`."""
@@ -102,7 +94,7 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         # Threads within an operator gain nothing on a large network, and waste most of a small one.
         options.intra_op_num_threads = 1
-        self._threads = ThreadPoolExecutor(_at_once(args))
+        self._threads = ThreadPoolExecutor(int(_parameter(args["model_config"], AT_ONCE)))
         path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._inputs = [tensor.name for tensor in self._session.get_inputs()]
@@ -123,13 +115,6 @@ class OnnxModel:
     def finalize(self) -> None:
         """End the threads."""
         self._threads.shutdown()
-
-
-def _at_once(args: Mapping[str, str]) -> int:
-    """Return how many requests a model answers at once, by the cores that it may use."""
-    if any(Path(args["model_repository"]).parent.glob(f"{ADAPTIVE_MODEL}*")):
-        return CORES  # not a share: every image asks the first fold, few ask the last
-    return math.ceil(CORES / int(_parameter(args["model_config"], "models_sharing_cores")))
 
 
 class _RefusedError(Exception):

@@ -21,6 +21,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 from fundus_core.adaptive import Adaptive, Stopping
 from fundus_core.ensemble import (
     ADAPTIVE_MODEL,
+    AT_ONCE,
     AVERAGE_MODEL,
     BUNDLE,
     DIGEST_PARAMETER,
@@ -49,6 +50,7 @@ ENGINE_CACHE = "/tmp/fundus-engines"  # noqa: S108  inside the container, on its
 HEADER = (
     "# Rendered by `fundus-export` from manifest.json and serving.json; changes are lost at the next time.\n"
 )
+PREPROCESS_INSTANCES = 4  # where nobody knows the machine
 ADAPTIVE_INSTANCES = 4  # each waits for the last image of its batch while the others work
 MODEL_PY = {
     "PreprocessModel": "Answers `image` with `pixels` and more; the code is shared with training.",
@@ -71,11 +73,11 @@ def _files(spec: EnsembleSpec, serving: Serving) -> Iterator[tuple[str, str]]:
         yield from _runtimes(_adaptive(spec, serving, spec.adaptive), {})
         yield f"{ADAPTIVE_MODEL}/1/model.py", _model_py("AdaptiveModel")
     average = _average(spec, serving)
-    yield from _runtimes(_averaging(average), {EMBEDDED: _on_python(average, spec)})
+    yield from _runtimes(_averaging(average), {EMBEDDED: _on_python(average, serving, spec)})
     yield f"{AVERAGE_MODEL}/1/model.py", _model_py("OnnxModel")
     for fold in (_fold(spec, each.index, serving) for each in spec.folds):
         others = {
-            EMBEDDED: _on_python(fold, spec),
+            EMBEDDED: _on_python(fold, serving, spec),
             TENSORRT: _warmed(_on_tensorrt(fold, serving), spec),
             ONNXRUNTIME_TENSORRT: _warmed(_with_engines(fold, serving), spec),
         }
@@ -154,7 +156,7 @@ def _adaptive(spec: EnsembleSpec, serving: Serving, adaptive: Adaptive) -> trito
 
 
 def _preprocess(spec: EnsembleSpec, serving: Serving) -> triton.ModelConfig:
-    config = _first(PREPROCESS_MODEL, serving, serving.preprocess_instances)
+    config = _first(PREPROCESS_MODEL, serving, serving.preprocess_instances or PREPROCESS_INSTANCES)
     _parameters(config, {"preprocess": json.dumps(asdict(spec.preprocess)), DIGEST_PARAMETER: spec.digest})
     _tensors(config, spec, [IMAGE], [PIXELS, QUALITY, BUNDLE])
     return config
@@ -218,12 +220,34 @@ def _with_engines(fold: triton.ModelConfig, serving: Serving) -> triton.ModelCon
     return config
 
 
-def _on_python(model: triton.ModelConfig, spec: EnsembleSpec) -> triton.ModelConfig:
+def _on_python(model: triton.ModelConfig, serving: Serving, spec: EnsembleSpec) -> triton.ModelConfig:
     config = _copy(model, backend="python")
     config.dynamic_batching.SetInParent()
     config.instance_group.add(count=1, kind=triton.ModelInstanceGroup.KIND_CPU)
-    _parameters(config, {"models_sharing_cores": str(len(spec.folds))})
+    return _answering(config, max(1, math.ceil(serving.cores / len(spec.folds))))
+
+
+def _answering(config: triton.ModelConfig, at_once: int) -> triton.ModelConfig:
+    """Let the one process of a model answer so many requests at once."""
+    _parameters(config, {AT_ONCE: str(at_once)})
+    config.max_batch_size = max(config.max_batch_size, at_once)
     return config
+
+
+def on_machine(text: str, serving: Serving, n_sharing: int) -> str:
+    """Return a config for a server of the Python backend alone, on `serving.cores`.
+
+    Args:
+        text: of any model of a repository.
+        serving: as `fitted` to the machine.
+        n_sharing: folds that share the cores.
+    """
+    config = text_format.Parse(text, triton.ModelConfig())
+    if config.name == PREPROCESS_MODEL:
+        config.instance_group[0].count = serving.preprocess_instances
+    elif AT_ONCE in config.parameters:
+        _answering(config, math.ceil(serving.cores / n_sharing))
+    return _text(config)
 
 
 def _warmed(config: triton.ModelConfig, spec: EnsembleSpec) -> triton.ModelConfig:

@@ -34,6 +34,7 @@ MANIFEST_PARAMETER = "manifest"  # of the ensemble's config: the manifest as com
 DIGEST_PARAMETER = "bundle_digest"
 BUSY = ("queue size", "Request timeout expired")  # tritonserver's words: full, or waited in it for too long
 STOPPING_PARAMETER = "stopping"  # of the adaptive model's config
+AT_ONCE = "at_once"  # of the configs of the Python backend: requests that a model answers at the same time
 
 
 def fold_model(index: int) -> str:

@@ -1,7 +1,7 @@
 """How a server runs an ensemble: batches, queues, instances, threads. Nothing here changes a score."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from fundus_core.errors import UsageError
 from fundus_core.schema import build, check_least
 
 SERVING = "serving.json"
+MOST_PREPROCESSING = 16  # processes, unless more are asked for: each takes 90 MB, and shared memory
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Serving:
         queue_timeout_s: how long a request may wait before it is refused; 0: for ever.
         max_inflight: decoded images that may wait for a slow fold, so that memory stays bounded; 0: no bound.
         fold_instances: copies of each fold on every GPU.
-        preprocess_instances: processes that decode and preprocess; each uses up to `max_batch` cores.
+        preprocess_instances: processes that decode and preprocess, each on one core. 0: by the machine
+            (`fitted`), and 4 where nothing is known of it.
         cores: CPU cores that the folds share, so that they don't fight for them: a fold gets an instance of
             one thread for each core of its share, and no batches. 0: for GPUs; on a CPU each fold would
             then take all cores.
@@ -37,13 +39,13 @@ class Serving:
     queue_timeout_s: int = 120
     max_inflight: int = 256
     fold_instances: int = 1
-    preprocess_instances: int = 1
+    preprocess_instances: int = 0
     cores: int = 0
 
     def __post_init__(self) -> None:
-        positive = ("max_batch", "max_queued", "fold_instances", "preprocess_instances")
-        check_least(self, positive, 1, UsageError)
-        check_least(self, ("queue_delay_us", "queue_timeout_s", "max_inflight", "cores"), 0, UsageError)
+        check_least(self, ("max_batch", "max_queued", "fold_instances"), 1, UsageError)
+        others = ("queue_delay_us", "queue_timeout_s", "max_inflight", "preprocess_instances", "cores")
+        check_least(self, others, 0, UsageError)
         if not all(1 <= size <= self.max_batch for size in self.preferred_batches):
             sizes = list(self.preferred_batches)
             raise UsageError(f"preferred_batches are {sizes}; choose sizes of 1 to {self.max_batch}.")
@@ -72,6 +74,15 @@ def changed(serving: Serving, values: dict[str, Any]) -> Serving:
         UsageError: an unknown key or an impossible value.
     """
     return build(Serving, asdict(serving) | values, UsageError, "setting")
+
+
+def fitted(serving: Serving, cores: int, on_gpu: bool) -> Serving:
+    """Return the settings with those that are left to the machine: it has `cores`, and perhaps a GPU."""
+    return replace(
+        serving,
+        preprocess_instances=serving.preprocess_instances or min(cores, MOST_PREPROCESSING),
+        cores=serving.cores or (0 if on_gpu else cores),
+    )
 
 
 def serving_json(serving: Serving) -> str:

@@ -34,28 +34,6 @@ load() { # with an ensemble come the models that it is made of, but not the one 
   done
 }
 
-cores_to_share() { # none where a GPU is there, or where the bundle says itself how many
-  python3 -P - "$models" <<'PYTHON'
-import sys
-from pathlib import Path
-
-from fundus_core.limits import usable_cores
-from fundus_core.serving import read_serving
-from fundus_export.toolchain import find_gpu
-
-if not find_gpu() and not read_serving(Path(sys.argv[1])).cores:
-    print(usable_cores())
-PYTHON
-}
-
-share_cores() { # without a GPU: else each fold takes all of them
-  local cores
-  cores=$(cores_to_share)
-  if [[ -z $cores ]]; then return; fi
-  echo "No GPU: the folds share $cores cores."
-  fundus-export configs "$models" --set "cores=$cores" >/dev/null
-}
-
 serve_copy() {
   [[ -w $models ]] || die "$models needs a volume that user $(id -u) may write to."
   # A plan is this machine's own: it stays from an earlier start, for it takes minutes, and none comes from a bundle.
@@ -66,7 +44,8 @@ serve_copy() {
     if [[ ! -e $fold/config.pbtxt ]]; then rm -r "$fold"; fi
   done
   fundus-export check "$models"
-  if [[ $tensorrt == 1 ]]; then fundus-export tensorrt "$models"; else share_cores; fi
+  if [[ $tensorrt == 1 ]]; then fundus-export tensorrt "$models"; fi
+  fundus-export configs "$models" --fit # without a GPU each fold would take all cores
   load "$models" fundus_ensemble
   flags+=(--strict-readiness=true)
 }

@@ -8,12 +8,13 @@ from google.protobuf import text_format
 from tests.conftest import bare_spec
 from tritonclient.grpc import model_config_pb2 as triton
 
-from fundus_core.configs import render
+from fundus_core.configs import on_machine, render
 from fundus_core.errors import UsageError
 from fundus_core.quality import Quality
-from fundus_core.serving import SERVING, Serving, changed, read_serving, serving_json
+from fundus_core.serving import SERVING, Serving, changed, fitted, read_serving, serving_json
 
 SPEC = bare_spec(4)
+EMBEDDED_FOLD = "fundus_fold_0/configs/embedded.pbtxt"
 
 
 def config(path: str, **settings: Any) -> triton.ModelConfig:
@@ -82,6 +83,41 @@ def test_folds_on_a_cpu_share_its_cores(cores: int, instances: int) -> None:
     for name in ("tensorrt", "onnxruntime_tensorrt"):
         path = f"fundus_fold_0/configs/{name}.pbtxt"
         assert config(path, cores=cores) == config(path)
+
+
+@pytest.mark.parametrize(
+    ("cores", "on_gpu", "processes", "sharing"),
+    [(2, False, 2, 2), (8, True, 8, 0), (64, False, 16, 64)],
+)
+def test_what_is_left_to_the_machine_is_settled_by_its_cores_and_its_gpu(
+    cores: int, on_gpu: bool, processes: int, sharing: int
+) -> None:
+    assert fitted(Serving(), cores, on_gpu) == Serving(preprocess_instances=processes, cores=sharing)
+    said = Serving(preprocess_instances=3, cores=5)
+    assert fitted(said, cores, on_gpu) == said
+
+
+@pytest.mark.parametrize(
+    ("cores", "n_sharing", "at_once", "batch"), [(2, 4, 1, 8), (7, 4, 2, 8), (7, 1, 7, 8), (64, 4, 16, 16)]
+)
+def test_where_python_runs_the_folds_they_share_the_cores_of_the_machine(
+    cores: int, n_sharing: int, at_once: int, batch: int
+) -> None:
+    """One process each, which is given as many images as it answers at once."""
+    serving = fitted(Serving(), cores, on_gpu=False)
+    texts = render(SPEC, Serving())
+    fold, door, plan = (
+        text_format.Parse(on_machine(texts[path], serving, n_sharing), triton.ModelConfig())
+        for path in (EMBEDDED_FOLD, "fundus_preprocess/config.pbtxt", "fundus_fold_0/config.pbtxt")
+    )
+    assert (fold.parameters["at_once"].string_value, fold.max_batch_size) == (str(at_once), batch)
+    assert [group.count for group in (*fold.instance_group, *door.instance_group)] == [1, min(cores, 16)]
+    assert plan == config("fundus_fold_0/config.pbtxt")
+
+
+def test_a_container_whose_folds_run_in_python_shares_the_cores_that_it_was_fitted_to() -> None:
+    assert config(EMBEDDED_FOLD, cores=16).parameters["at_once"].string_value == "4"
+    assert config(EMBEDDED_FOLD).parameters["at_once"].string_value == "1"
 
 
 def test_only_servers_that_know_it_are_told_how_many_images_may_wait_between_models() -> None:

@@ -6,7 +6,6 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
 from typing import Any
@@ -86,28 +85,20 @@ def test_a_strip_whose_disc_crop_is_many_times_the_picture_takes_no_more_memory_
     assert peak_bytes(partial(preprocess, strip, SPEC)) < 2 * 3 * MOST_CUT_PX**2
 
 
-@pytest.mark.parametrize(
-    ("sharing", "cores", "adaptive", "at_once"),
-    [(4, 2, False, 1), (4, 7, False, 2), (4, 7, True, 7)],
-)
-def test_a_fold_has_one_session_and_answers_as_many_requests_at_once_as_it_has_cores(
-    sharing: int, cores: int, adaptive: bool, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_fold_has_one_session_and_answers_as_many_requests_at_once_as_its_config_says(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All of them where an adaptive model asks the first fold more often than the others."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="a session needs the extra `embedded`")
-    opened, together = list[Any](), Barrier(at_once)
-    (tmp_path / ("fundus_adaptive" if adaptive else "fundus_ensemble")).mkdir()
-    monkeypatch.setattr(backend, "CORES", cores)
+    opened, together = list[Any](), Barrier(3)
     monkeypatch.setattr(onnxruntime, "InferenceSession", partial(_session, opened))
     monkeypatch.setattr(OnnxModel, "_answer", lambda model, request: together.wait(timeout=10) >= 0)
-    config = json.dumps({"parameters": {"models_sharing_cores": {"string_value": str(sharing)}}})
+    config = json.dumps({"parameters": {"at_once": {"string_value": "3"}}})
     model = OnnxModel()
-    fold = str(tmp_path / "fundus_fold_0")
-    model.initialize({"model_config": config, "model_repository": fold, "model_version": "1"})
+    model.initialize({"model_config": config, "model_repository": "fundus_fold_0", "model_version": "1"})
     (options,) = opened
     assert options.intra_op_num_threads == 1
-    assert model.execute([None] * at_once) == [True] * at_once
-    assert model._threads._max_workers == at_once
+    assert model.execute([None] * 3) == [True] * 3
+    assert model._threads._max_workers == 3
     model.finalize()
 
 
@@ -131,7 +122,6 @@ def test_an_image_that_breaks_preprocessing_fails_no_other_of_its_batch(
     model.initialize({"model_config": json.dumps({"parameters": parameters})})
     answered = ["pixels", "quality", "bundle"]
     assert model.execute([b"a", b"b", b"c"]) == [answered, "Preprocessing failed (MemoryError).", answered]
-    model.finalize()
 
 
 def _broken_by_b(data: bytes, spec: PreprocessSpec) -> Any:

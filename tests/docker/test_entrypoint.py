@@ -106,7 +106,7 @@ def test_a_bundle_after_another_is_loaded_without_what_it_lacks(
 @pytest.mark.parametrize(
     ("gpu", "said", "cores"), [(None, 0, usable_cores()), ("a GPU", 0, 0), (None, 7, 7), ("a GPU", 7, 7)]
 )
-def test_without_a_gpu_the_folds_share_the_cores(
+def test_settings_fit_the_machine_and_without_a_gpu_the_folds_share_its_cores(
     container: Container, tmp_path: Path, tiny_repository: Path, gpu: str | None, said: int, cores: int
 ) -> None:
     bundle = shutil.copytree(tiny_repository, tmp_path / "own")
@@ -116,7 +116,7 @@ def test_without_a_gpu_the_folds_share_the_cores(
     (tmp_path / "sitecustomize.py").write_text(driver)
     started_with(container, PYTHONPATH=str(tmp_path))
     serving = read_serving(container.models)
-    assert (serving.cores, serving.max_queued) == (cores, 99)
+    assert (serving.cores, serving.max_queued, serving.preprocess_instances) == (cores, 99, usable_cores())
     assert "unchanged" in succeed("export", "check", container.models)
     for fold in container.models.glob("fundus_fold_*/config.pbtxt"):
         assert ("intra_op_thread_count" in fold.read_text()) == bool(cores)

@@ -10,26 +10,31 @@ import click
 from fundus_core.console import FOLDER
 from fundus_core.ensemble import read_manifest
 from fundus_core.errors import UsageError
+from fundus_core.limits import usable_cores
 from fundus_core.repository import write_rendered, write_settings
-from fundus_core.serving import changed, read_serving
+from fundus_core.serving import changed, fitted, read_serving
+from fundus_export.toolchain import find_gpu
 
 EXAMPLE = """\b
 Example:
-  fundus-export configs model_repository --set cores=16 --set fold_instances=2"""
+  fundus-export configs model_repository --set fold_instances=2 --fit"""
 
 
 @click.command(epilog=EXAMPLE)
 @click.argument("repository", type=FOLDER)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable.")
-def configs(repository: Path, settings: tuple[str, ...]) -> None:
+@click.option("--fit", is_flag=True, help="Settle by this machine's cores, and its GPU, what is left to it.")
+def configs(repository: Path, settings: tuple[str, ...], fit: bool) -> None:
     """Render the configs of REPOSITORY from its manifest.json and serving.json, and print the settings.
 
     Settings say how it is served - batches, queues, instances, threads - and never change a score. They are
     explained in docs/serving.md.
     """
     spec, serving = read_manifest(repository), read_serving(repository)
-    if settings:
+    if settings or fit:
         serving = changed(serving, dict(map(_setting, settings)))
+        if fit:
+            serving = fitted(serving, usable_cores(), on_gpu=find_gpu() is not None)
         write_settings(repository, spec, serving)
     else:
         write_rendered(repository, spec, serving)
