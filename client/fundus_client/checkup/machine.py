@@ -19,12 +19,13 @@ from fundus_client.wheel import find_stub, find_wheel
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import FundusError
 from fundus_core.limits import ROOT, allowed_cores, free_memory_bytes, usable_cores
+from fundus_core.serving import Serving, fitted
 
 MB = 10**6
 FEW_FILES = 100_000
 BYTES_PER_FILE = 600  # in the journal and the table
-MODEL_BYTES, CORE_BYTES, WEIGHT_COPIES = 100 * MB, 100 * MB, 3  # in the server's memory
-SHARED_BYTES_PER_MODEL = 2**20
+PROCESS_BYTES, CORE_BYTES, WEIGHT_COPIES = 100 * MB, 100 * MB, 3  # in the server's memory
+SHARED_BYTES_PER_PROCESS = 2**20
 ORDINARY_BATCH_BYTES = 8 * MB
 _DISTRIBUTION = "fundus-triton"
 _NAMED = (_DISTRIBUTION, "grpcio", "tritonclient", "numpy", "opencv-python-headless", "onnxruntime")
@@ -101,17 +102,17 @@ def memory(repository: Path, spec: EnsembleSpec, root: Path = ROOT) -> Finding:
 def server_bytes(repository: Path, spec: EnsembleSpec) -> int:
     """Return about how much memory an embedded server takes at its busiest."""
     weights = sum(path.stat().st_size for path in repository.glob("*/1/model.onnx"))
-    return n_models(spec) * MODEL_BYTES + WEIGHT_COPIES * weights + usable_cores() * CORE_BYTES
+    return n_processes(spec) * PROCESS_BYTES + WEIGHT_COPIES * weights + usable_cores() * CORE_BYTES
 
 
-def n_models(spec: EnsembleSpec) -> int:
-    """Return how many models have a process of their own: folds, preprocessing, average."""
-    return len(spec.folds) + 2
+def n_processes(spec: EnsembleSpec) -> int:
+    """Return how many processes run the models: one a fold, one for the average, some that preprocess."""
+    return len(spec.folds) + 1 + fitted(Serving(), usable_cores(), on_gpu=False).preprocess_instances
 
 
 def shared_memory(spec: EnsembleSpec, folder: Path = Path("/dev/shm")) -> Finding:  # noqa: S108
     """Look at the shared memory through which the Python backend hands images to its models."""
-    least = n_models(spec) * SHARED_BYTES_PER_MODEL + ORDINARY_BATCH_BYTES
+    least = n_processes(spec) * SHARED_BYTES_PER_PROCESS + ORDINARY_BATCH_BYTES
     ample = least + 2 * MAX_BYTES
     hint = f"Give it {size(ample)} or more (docker run --shm-size)."
     try:
