@@ -219,7 +219,7 @@ def test_a_table_that_cannot_be_written_loses_no_answer(
 def test_two_runs_cannot_write_one_table(
     many: Path, output: Path, server: EmbeddedServer, score: Score
 ) -> None:
-    client = start(many, output, "--url", server.grpc_address, "--in-flight", 2)  # takes its time
+    client = start(many, output, "--url", server.grpc_address, "--in-flight", 1)  # takes its time
     wait_for(lambda: client.poll() is not None or n_committed(output))
     code, said = end(start(many, output, "--url", server.grpc_address))
     assert code == 2
