@@ -34,7 +34,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from fundus_core.ensemble import ADAPTIVE_MODEL, ENSEMBLE_MODEL
 from fundus_core.limits import usable_cores
-from fundus_core.serving import read_serving
+from fundus_core.serving import MOST_PREPROCESSING, read_serving
 from fundus_core.tls import Tls
 
 ADMIN = {
@@ -116,7 +116,8 @@ def test_settings_fit_the_machine_and_without_a_gpu_the_folds_share_its_cores(
     (tmp_path / "sitecustomize.py").write_text(driver)
     started_with(container, PYTHONPATH=str(tmp_path))
     serving = read_serving(container.models)
-    assert (serving.cores, serving.max_queued, serving.preprocess_instances) == (cores, 99, usable_cores())
+    assert (serving.cores, serving.max_queued) == (cores, 99)
+    assert serving.preprocess_instances == min(usable_cores(), MOST_PREPROCESSING)
     assert "unchanged" in succeed("export", "check", container.models)
     for fold in container.models.glob("fundus_fold_*/config.pbtxt"):
         assert ("intra_op_thread_count" in fold.read_text()) == bool(cores)

@@ -24,6 +24,7 @@ from fundus_client.listener import Listener, Ports, free_port
 from fundus_core.ensemble import AVERAGE_MODEL, ENSEMBLE_MODEL, PREPROCESS_MODEL, fold_model
 from fundus_core.errors import EXIT_SOME_FAILED
 from fundus_core.limits import usable_cores
+from fundus_core.serving import MOST_PREPROCESSING
 
 N_SCORED, N_SENT, N_FILES = 20, 21, 24  # contents, with one that is broken; with two copies and an empty file
 MODELS = {PREPROCESS_MODEL: N_SENT, fold_model(0): N_SCORED, fold_model(1): N_SCORED, AVERAGE_MODEL: N_SCORED}
@@ -153,4 +154,4 @@ def test_each_model_is_one_process_but_preprocessing_which_has_one_for_each_core
     metered: EmbeddedServer,
 ) -> None:
     _, *stubs = server_processes(metered.supervisor.pid)
-    assert len(stubs) == len(MODELS) - 1 + usable_cores()
+    assert len(stubs) == len(MODELS) - 1 + min(usable_cores(), MOST_PREPROCESSING)
