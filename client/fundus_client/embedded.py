@@ -142,7 +142,8 @@ def _running(
         finally:
             server.supervisor.terminate()
             with suppress(subprocess.TimeoutExpired):
-                server.supervisor.wait(_END_TIMEOUT_S)
+                if server.supervisor.wait(_END_TIMEOUT_S) < 0:
+                    supervisor.clear(runtime)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@
                                        then its shared memory is removed
     client was killed              ->  the same, and the runtime folder is removed: nobody else will
     server ends                    ->  stubs killed, shared memory removed; exits with the server's code
-    supervisor is killed           ->  the kernel sends SIGTERM to the server, which ends its stubs itself
+    supervisor is killed           ->  the kernel sends SIGTERM to the server, which ends its stubs itself;
+                                       the client kills what is left (`clear`): with requests in flight a
+                                       server can hang there
 """
 
 import ctypes
@@ -78,6 +80,15 @@ def _reap_stubs() -> None:
         while time.monotonic() < deadline_s:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
                 time.sleep(0.01)
+
+
+def clear(runtime: Path) -> None:
+    """Kill the processes that a killed supervisor left behind, and remove their shared memory."""
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # ended meanwhile, or somebody else's
+            if runtime.name.encode() in line.read_bytes():  # the server's id, or the name of a stub's region
+                os.kill(int(line.parent.name), signal.SIGKILL)
+    _remove_shared_memory(runtime)
 
 
 def _remove_shared_memory(runtime: Path) -> None:

@@ -206,6 +206,19 @@ def test_a_killed_supervisor_takes_the_server_along(client: subprocess.Popen[str
     assert remains(runtime) == {}
 
 
+def test_a_server_that_hangs_without_its_supervisor_ends_with_the_client(
+    client: subprocess.Popen[str],
+) -> None:
+    runtime, supervisor_pid = started(client)
+    (server_pid,) = set(processes(f"--id={runtime.name}")) - {supervisor_pid}
+    os.kill(server_pid, signal.SIGSTOP)
+    os.kill(supervisor_pid, signal.SIGKILL)
+    assert remains_in_the_end(runtime, set(), 1) == {"processes", "shared memory", "folder"}
+    os.killpg(client.pid, signal.SIGINT)
+    client.wait(10)
+    assert remains_in_the_end(runtime, set()) == set()
+
+
 def test_a_killed_server_takes_its_stubs_along(make_repository: MakeRepository) -> None:
     with embedded_server(make_repository()) as server:
         (pid,) = set(processes(f"--id={server.runtime.name}")) - {server.supervisor.pid}
