@@ -35,9 +35,8 @@ _LIBC = ctypes.CDLL(None)
 def supervise(client_pid: int, runtime: Path, command: list[str]) -> int:
     """Run the command until it or the client ends; return its exit code."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAKING)
-    _LIBC.prctl(
-        _PR_SET_CHILD_SUBREAPER, 1
-    )  # stubs of a killed server become ours: _reap_stubs sees their end
+    # stubs of a killed server become ours, so that _reap_stubs sees their end
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     server = subprocess.Popen(command, start_new_session=True, preexec_fn=_tie_to_supervisor)
     _wait_for_end(server, client_pid)
     _end(server)

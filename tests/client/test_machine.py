@@ -110,6 +110,11 @@ def test_the_server_of_larger_weights_takes_more_memory(tmp_path: Path) -> None:
     assert machine.server_bytes(tmp_path, SPEC) == before + 3 * GB
 
 
+def test_processes_that_the_bundle_asks_for_take_memory(tmp_path: Path) -> None:
+    (tmp_path / "serving.json").write_text('{"preprocess_instances": 40}')
+    assert machine.n_processes(tmp_path, SPEC) == len(SPEC.folds) + 1 + 40
+
+
 @pytest.mark.parametrize(
     ("free_mb", "level", "said"),
     [
@@ -119,17 +124,17 @@ def test_the_server_of_larger_weights_takes_more_memory(tmp_path: Path) -> None:
     ],
 )
 def test_a_containers_little_shared_memory(
-    monkeypatch: pytest.MonkeyPatch, free_mb: int, level: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mb: int, level: str, said: str
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(0, 0, free_mb * MB))
-    found = machine.shared_memory(SPEC)
+    found = machine.shared_memory(tmp_path, SPEC)
     assert found.level == level
     assert said in found.what
     assert ("docker run --shm-size" in found.next_step) == (level != "ok")
 
 
 def test_no_shared_memory_at_all(tmp_path: Path) -> None:
-    found = machine.shared_memory(SPEC, tmp_path / "shm")
+    found = machine.shared_memory(tmp_path, SPEC, tmp_path / "shm")
     assert (found.level, found.what.split(",")[0]) == ("problem", f"There is no '{tmp_path}/shm'")
 
 

@@ -95,7 +95,12 @@ def claimed(path: Path, identity: str) -> Iterator[int]:
 
 def begun(run: Path) -> bool:
     """Whether an epoch of some network has been trained; until then a run folder is anybody's."""
-    return any(any(run.glob(pattern)) for pattern in ("fold_*", "*-seed*"))  # of fit and of unseen
+    return leaves_out(run) or any(run.glob("fold_*"))
+
+
+def leaves_out(run: Path) -> bool:
+    """Whether it is a run of `fundus-train unseen` that has begun: networks named by source and seed."""
+    return any(run.glob("*-seed*"))
 
 
 def _lock(descriptor: int, folder: Path) -> None:

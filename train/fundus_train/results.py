@@ -19,7 +19,7 @@ from fundus_core.tables import LabelTable, ScoreTable, join
 from fundus_eval.evaluation import Evaluation, evaluate
 from fundus_train.cases import Cases
 from fundus_train.folds import POOL, TEST
-from fundus_train.guards import begun
+from fundus_train.guards import begun, leaves_out
 from fundus_train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def read_run_json(run: Path) -> dict[str, Any]:
     Raises:
         BundleError: the run has not finished, or is one of `fundus-train unseen`.
     """
-    if any(run.glob("*-seed*")):
+    if leaves_out(run):
         hint = "Choose a run of `fundus-train fit`."
         raise BundleError(f"'{run}' is a run of `fundus-train unseen`, which makes no ensemble. {hint}")
     try:

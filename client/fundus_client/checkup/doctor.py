@@ -98,7 +98,7 @@ def _needs_of_server(bundle: _Bundle | None) -> Iterator[Callable[[], Finding]]:
     yield from (machine.server_parts, machine.cores, machine.temporary_folder)
     if bundle:
         yield partial(machine.memory, bundle.folder, bundle.spec)
-        yield partial(machine.shared_memory, bundle.spec)
+        yield partial(machine.shared_memory, bundle.folder, bundle.spec)
 
 
 def _consult(case: Case, bundle: _Bundle | None) -> tuple[list[Heard], list[Finding]]:

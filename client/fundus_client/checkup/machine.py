@@ -19,7 +19,7 @@ from fundus_client.wheel import find_stub, find_wheel
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import FundusError
 from fundus_core.limits import ROOT, allowed_cores, free_memory_bytes, usable_cores
-from fundus_core.serving import Serving, fitted
+from fundus_core.serving import fitted, read_serving
 
 MB = 10**6
 FEW_FILES = 100_000
@@ -102,17 +102,24 @@ def memory(repository: Path, spec: EnsembleSpec, root: Path = ROOT) -> Finding:
 def server_bytes(repository: Path, spec: EnsembleSpec) -> int:
     """Return about how much memory an embedded server takes at its busiest."""
     weights = sum(path.stat().st_size for path in repository.glob("*/1/model.onnx"))
-    return n_processes(spec) * PROCESS_BYTES + WEIGHT_COPIES * weights + usable_cores() * CORE_BYTES
+    return (
+        n_processes(repository, spec) * PROCESS_BYTES + WEIGHT_COPIES * weights + usable_cores() * CORE_BYTES
+    )
 
 
-def n_processes(spec: EnsembleSpec) -> int:
+def n_processes(repository: Path, spec: EnsembleSpec) -> int:
     """Return how many processes run the models: one a fold, one for the average, some that preprocess."""
-    return len(spec.folds) + 1 + fitted(Serving(), usable_cores(), on_gpu=False).preprocess_instances
+    serving = fitted(read_serving(repository), usable_cores(), on_gpu=False)
+    return len(spec.folds) + 1 + serving.preprocess_instances
 
 
-def shared_memory(spec: EnsembleSpec, folder: Path = Path("/dev/shm")) -> Finding:  # noqa: S108
+def shared_memory(
+    repository: Path,
+    spec: EnsembleSpec,
+    folder: Path = Path("/dev/shm"),  # noqa: S108
+) -> Finding:
     """Look at the shared memory through which the Python backend hands images to its models."""
-    least = n_processes(spec) * SHARED_BYTES_PER_PROCESS + ORDINARY_BATCH_BYTES
+    least = n_processes(repository, spec) * SHARED_BYTES_PER_PROCESS + ORDINARY_BATCH_BYTES
     ample = least + 2 * MAX_BYTES
     hint = f"Give it {size(ample)} or more (docker run --shm-size)."
     try:
