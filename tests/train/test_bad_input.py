@@ -1,6 +1,7 @@
 """What a user, or a machine, can get wrong: a sentence with the next step, an exit code, and nothing lost."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,7 @@ def test_a_labels_table_that_cannot_be_used(
         (("folds = 2", "folds = 30"), ("cannot make 30 folds", "Choose fewer")),
         (("epochs", "epoch"), ("unknown key 'epoch'", "Did you mean 'epochs'?")),
         (("test_efficientnet", "test_eficientnet"), ("Did you mean 'test_efficientnet'?",)),
+        (("test_efficientnet", "test_efficientnet.r170_in1k"), ("Invalid pretrained tag (r170_in1k)",)),
         (("batch_size = 8", "batch_size = 64"), ("Lower batch_size",)),
     ],
 )
@@ -178,6 +180,9 @@ def test_images_that_change_under_a_begun_run_are_noticed(
     before = contents(tmp_path / "run")
     hidden = folder / "3.png"
     hidden.rename(tmp_path / "3.png")
+    refused(attempt(), 2, "Images or their parts have changed", "such as 3.png", "Restore the images")
+    shutil.copyfile(folder / "4.png", hidden)
+    cv2.imwrite(str(hidden), 255 - cv2.imread(str(hidden)))
     refused(attempt(), 2, "Images or their parts have changed", "such as 3.png", "Restore the images")
     (tmp_path / "3.png").rename(hidden)
     assert attempt().exit_code == 0

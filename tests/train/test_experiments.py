@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from fundus_core.errors import BundleError, UsageError
+from fundus_core.preprocess import REVISION
 from fundus_train import experiments, fit, results, unseen
 from fundus_train.cli import main as fundus_train
 from fundus_train.commands.table import _show
@@ -42,6 +43,7 @@ REPORT = [
     "images/s",
     "n",
     "seeds",
+    "preprocessing",
     "run",
 ]
 AUC = {"auc": 0.98927246, "auc_low": 0.97, "auc_high": 1.0}
@@ -229,6 +231,18 @@ def test_a_run_json_of_another_command_is_no_training_run(tmp_path: Path) -> Non
     (tmp_path / "run.json").write_text(json.dumps({"command": "score"}))
     with pytest.raises(UsageError, match=r"There is no training run in .* Make one with: fundus-train fit"):
         find_runs([tmp_path])
+
+
+def test_runs_of_another_preprocessing_are_rows_and_say_so(tmp_path: Path) -> None:
+    run_folder(tmp_path / "a", summary=SUMMARY)
+    for name, revision in (("b", {"revision": REVISION + 1}), ("c", {})):
+        path = run_folder(tmp_path / name, summary=SUMMARY) / "identity.json"
+        content = json.loads(path.read_text())
+        del content["recipe"]["preprocess"]["revision"]
+        content["recipe"]["preprocess"] |= revision
+        path.write_text(json.dumps(content))
+    said = [row["preprocessing"] for row in rows_of(tmp_path)]
+    assert said == [f"revision {number}" for number in (REVISION, REVISION + 1, 1)]
 
 
 @pytest.mark.parametrize("content", ["{", '{"recipe": {"name": "x", "netwrk": {}}}', "{}"])

@@ -151,7 +151,7 @@ def test_a_fold_that_was_lost_is_trained_again_to_the_same_weights(
     assert untimed[0] == untimed[1]  # no row twice
 
 
-@pytest.mark.parametrize("change", ["recipe", "labels"])
+@pytest.mark.parametrize("change", ["recipe", "labels", "weights"])
 def test_a_folder_of_another_experiment_is_refused_and_left_alone(
     change: str, again: tuple[Path, list[object]], tmp_path: Path
 ) -> None:
@@ -160,13 +160,29 @@ def test_a_folder_of_another_experiment_is_refused_and_left_alone(
     recipe = recipe_file(tmp_path)
     if change == "recipe":
         recipe = recipe_file(tmp_path, TINY_RECIPE.replace("epochs = 2", "epochs = 3"))
+    elif change == "weights":
+        (tmp_path / "other.safetensors").touch()
+        arguments += ["--weights", tmp_path / "other.safetensors"]
     else:
         lines = Path(str(arguments[1])).read_text().splitlines()
         arguments[1] = tmp_path / "labels.csv"
         arguments[1].write_text("\n".join(lines[:-1]))
     done = fit(recipe, *arguments)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "holds a run of another recipe or labels table. Choose another --output." in done.stderr
+    assert "holds a run of another recipe, labels table or weights. Choose another" in done.stderr
+    assert contents(run) == before
+
+
+def test_a_fold_in_its_own_process_is_of_the_recipe_that_the_run_began_with(
+    again: tuple[Path, list[object]], tmp_path: Path
+) -> None:
+    run, arguments = again
+    (run / "fold_1.safetensors").unlink()
+    before = contents(run)
+    edited = recipe_file(tmp_path, TINY_RECIPE.replace("epochs = 2", "epochs = 3"))
+    done = fit(edited, *arguments, "--only", 0, 1)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "Restore what was changed since it began." in done.stderr
     assert contents(run) == before
 
 

@@ -85,6 +85,19 @@ def test_the_merged_table(two: Path) -> None:
     assert table.source == ("north",) * 2 + ("south",) * 4
 
 
+def test_a_table_of_several_hospitals_keeps_them_apart(two: Path) -> None:
+    table = two / "north/labels.csv"
+    header, *lines = table.read_text().splitlines()
+    hospitals = ["source", "A", "B", "", "A", "A", "A"]
+    merged = [f"{line},{name}" for line, name in zip((header, *lines), hospitals, strict=True)]
+    table.write_text("\n".join(merged))
+    done = prepare(two, "--undersample", "north=1/0")
+    kept = rows(two / "out/labels.csv")
+    assert (kept["north/0.png"]["source"], kept["south/normal/5.jpg"]["source"]) == ("north-A", "south")
+    assert "north/1.png" not in kept, "a data set is drawn from as a whole"
+    assert done.stdout.splitlines()[1].startswith("north")
+
+
 def test_every_image_is_in_one_table_with_a_reason_if_left_out(two: Path) -> None:
     done = prepare(two)
     dropped = reasons(two / "out/dropped.csv")

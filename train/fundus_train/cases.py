@@ -48,6 +48,7 @@ class Cases:
         n_real: how many of the N are photographs.
         dropped: (image_id, reason) of each labelled photograph that is not among the N.
         quality: (n_real, Q) the measures of `fundus_core.quality.Quality`; (0, Q) where nobody asks.
+        sha256: (n_real,) digests of the files; none where nobody asks.
     """
 
     image_id: tuple[str, ...]
@@ -59,6 +60,7 @@ class Cases:
     n_real: int
     dropped: tuple[tuple[str, str], ...]
     quality: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, len(MEASURES)), np.float32))
+    sha256: tuple[str, ...] = ()
 
     @property
     def group(self) -> NDArray[np.int64]:
@@ -206,6 +208,7 @@ def _select(
         n_real=len(kept),
         dropped=tuple((labels.image_id[i], reason) for i, reason in enumerate(reasons) if reason),
         quality=np.array([outcomes[i]["quality"] for i in kept], np.float32),
+        sha256=tuple(outcomes[i]["sha256"] for i in kept),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fundus_core.errors import BundleError, UsageError
+from fundus_core.preprocess import FIRST_REVISION
 from fundus_core.schema import build
 from fundus_core.sheet import csv_line
 from fundus_train.recipe import Recipe
@@ -31,6 +32,7 @@ class Run:
         name: the recipe's name, and the round's folder where it is one.
         recipe: what it was made from.
         labels_sha256: digest of its labels table; "" where the run did not note it.
+        revision: of the preprocessing that it was trained and scored with.
         summary: the content of run.json or unseen.json; empty where the run has not finished.
     """
 
@@ -38,6 +40,7 @@ class Run:
     name: str
     recipe: Recipe
     labels_sha256: str
+    revision: int
     summary: Mapping[str, Any]
 
     @property
@@ -70,10 +73,13 @@ def find_runs(folders: Iterable[Path]) -> tuple[Run, ...]:
 def _run(folder: Path) -> Run:
     identity = _json(folder / IDENTITY)
     summary = _json(folder / RUN_JSON) or _json(folder / UNSEEN_JSON)
-    recipe = build(Recipe, identity.get("recipe", {}), BundleError, str(folder))
+    content = identity.get("recipe", {})
+    preprocess = FIRST_REVISION | content.get("preprocess", {})
+    revision = preprocess.pop("revision")  # another one is no mistake: its figures stay what they are
+    recipe = build(Recipe, content | {"preprocess": preprocess}, BundleError, str(folder))
     is_round = (folder.parent / IDENTITY).exists()
     name = f"{recipe.name}/{folder.name}" if is_round else recipe.name
-    return Run(folder, name, recipe, identity.get("labels_sha256", ""), summary)
+    return Run(folder, name, recipe, identity.get("labels_sha256", ""), revision, summary)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -104,6 +110,7 @@ COLUMNS: dict[str, Callable[[Run], object]] = {
     "images/s": lambda run: _rounded(run, "images_per_s", 1),
     "n": lambda run: run.summary.get("n_images"),
     "seeds": lambda run: len(run.summary["seeds"]) if "seeds" in run.summary else None,
+    "preprocessing": lambda run: f"revision {run.revision}",
     "run": lambda run: run.folder,
 }
 FIGURES_AT = list(COLUMNS).index("time (s)")

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from fundus_core.provenance import sha256_of
 from fundus_core.reading import read_labels, read_scores
 from fundus_core.tables import LabelTable, join
 from fundus_core.views import views_named
@@ -148,7 +149,7 @@ class Experiment:
     def _begin(self, current: Round) -> None:
         """Make the folder of a round with pseudo-labels, a run folder that shares the one cache."""
         current.run.mkdir(exist_ok=True)
-        (current.run / IDENTITY).write_text(identity(self.recipe, self.labels))
+        (current.run / IDENTITY).write_text(identity(self.recipe, self.labels, self.weights))
         if not (current.run / CACHE).is_symlink():
             (current.run / CACHE).symlink_to(Path("..") / CACHE)
         results.write_split(current.run, self.recipe, current.cases, current.part)
@@ -262,11 +263,13 @@ class Experiment:
         )
 
 
-def identity(recipe: Recipe, labels: LabelTable) -> str:
+def identity(recipe: Recipe, labels: LabelTable, weights: Path | None) -> str:
     """Return what a run folder belongs to; a folder that says something else is left alone."""
     table = (labels.image_id, labels.values.tolist(), labels.patient_id, labels.source)
     digest = hashlib.sha256(repr(table).encode()).hexdigest()
-    return json.dumps({"recipe": asdict(recipe), "labels_sha256": digest}, indent=2)
+    start = sha256_of(weights) if weights else ""  # timm's own, which the recipe names
+    content = {"recipe": asdict(recipe), "labels_sha256": digest, "weights_sha256": start}
+    return json.dumps(content, indent=2)
 
 
 def round_folder(run: Path, number: int) -> Path:

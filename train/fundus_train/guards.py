@@ -86,11 +86,27 @@ def claimed(path: Path, identity: str) -> Iterator[int]:
         if (there := path.read_text()) != identity:
             if there and begun(path.parent):
                 hint = "Choose another --output."
-                raise RecipeError(f"'{path.parent}' holds a run of another recipe or labels table. {hint}")
+                raise RecipeError(_another(path.parent) + hint)
             path.write_text(identity)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def joined(path: Path, identity: str) -> Iterator[None]:
+    """Work for the process that has claimed `path`.
+
+    Raises:
+        RecipeError: the file holds another identity, since the recipe or a table was edited meanwhile.
+    """
+    if path.read_text() != identity:
+        raise RecipeError(_another(path.parent) + "Restore what was changed since it began.")
+    yield
+
+
+def _another(run: Path) -> str:
+    return f"'{run}' holds a run of another recipe, labels table or weights. "
 
 
 def begun(run: Path) -> bool:

@@ -34,9 +34,10 @@ class Row:
 
     image_id: str  # relative to the common parent of all sources, posix
     path: Path
-    source: str
+    origin: str  # the name of its data set
+    source: str  # the same, or "<origin>-<source>" where the data set names sources of its own
     values: tuple[int, ...]  # (K,) 0, 1, or -1 where it is not known
-    patient_id: str  # "<source>/<its own id>", or ""
+    patient_id: str  # "<origin>/<its own id>", or ""
     eye: str
     reason: str  # "" or "code: sentence"
 
@@ -108,7 +109,8 @@ def _row(photograph: Photograph, origin: Origin, base: Path, labels: Sequence[st
     if not reason and max(values) == UNLABELLED:
         reason = "unlabelled: none of the chosen labels is known."
     image_id = path.absolute().relative_to(base).as_posix()
-    return Row(image_id, path, origin.name, values, patient_id, photograph.eye, reason)
+    source = f"{origin.name}-{photograph.source}" if photograph.source else origin.name
+    return Row(image_id, path, origin.name, source, values, patient_id, photograph.eye, reason)
 
 
 def without_copies(
@@ -208,19 +210,19 @@ def undersample(
 
     Args:
         rows: the merged table.
-        wanted: source name -> (with, without) `label`, at most; the first of the labels is meant.
+        wanted: name of a data set -> (with, without) `label`, at most; the first of the labels is meant.
         label: its name, for the reason.
         seed: of the choice.
     """
     rows, rng = list(rows), np.random.default_rng(seed)
-    for source, counts in wanted.items():
+    for origin, counts in wanted.items():
         for value, count in zip((1, 0), counts, strict=True):
-            there = [i for i, row in enumerate(rows) if _is(row, source, value)]
+            there = [i for i, row in enumerate(rows) if _is(row, origin, value)]
             for i in rng.permutation(there)[count:].astype(np.int64).tolist():
                 reason = f"undersampled: {count} of {len(there)} images with {label} = {value} were drawn."
                 rows[i] = replace(rows[i], reason=reason)
     return rows
 
 
-def _is(row: Row, source: str, value: int) -> bool:
-    return row.source == source and not row.reason and row.values[0] == value
+def _is(row: Row, origin: str, value: int) -> bool:
+    return row.origin == origin and not row.reason and row.values[0] == value

@@ -60,10 +60,10 @@ def build_backbone(recipe: Recipe, weights: Path | None = None) -> nn.Module:
     if not timm.is_model(architecture):
         raise RecipeError(f"timm knows no architecture '{architecture}'.{_suggestion(architecture)}")
     options: dict[str, Any] = {"num_classes": len(recipe.labels), "drop_rate": recipe.network.dropout}
-    if timm.get_pretrained_cfg(architecture).fixed_input_size:
-        options["img_size"] = recipe.preprocess.size_px
     download = recipe.network.pretrained and weights is None
     try:
+        if timm.get_pretrained_cfg(architecture).fixed_input_size:  # it fails where a tag is unknown
+            options["img_size"] = recipe.preprocess.size_px
         backbone: nn.Module = timm.create_model(architecture, pretrained=download, **options)
     except (OSError, RuntimeError) as error:
         hint = "Give a local file with --weights, or set pretrained = false."

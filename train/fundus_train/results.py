@@ -149,7 +149,9 @@ def write_dropped(run: Path, cases: Cases) -> None:
 
 
 def write_split(run: Path, recipe: Recipe, cases: Cases, part: NDArray[np.int64]) -> None:
-    """Write split.csv, also a labels table: part, labels and source of each case. A resumed run checks it.
+    """Write split.csv, also a labels table: part, labels, source and digest of each case.
+
+    A resumed run checks it, so that no table mixes answers on other pictures.
 
     Raises:
         LabelsError: the run began with other usable images.
@@ -184,7 +186,8 @@ def _split_columns(recipe: Recipe, cases: Cases, part: NDArray[np.int64]) -> dic
     for label, values in zip(recipe.labels, cases.targets[real].T.tolist(), strict=True):
         columns[label] = ["" if value < 0 else value for value in values]
     columns["patient_id"] = cases.patient[real].tolist()  # a number, never the name of a table
-    return columns | ({"source": cases.source[real]} if any(cases.source[real]) else {})
+    columns |= {"source": cases.source[real]} if any(cases.source[real]) else {}
+    return columns | {"sha256": cases.sha256}
 
 
 def _columns(name: str, recipe: Recipe) -> list[str]:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from fundus_core.errors import MissingExtraError
 from fundus_core.reading import read_labels
 from fundus_eval.evaluation import Evaluation
 from fundus_train.commands.left_out import say_left_out
-from fundus_train.guards import claimed, full_disk, launched_rank, resumable
+from fundus_train.guards import claimed, full_disk, joined, launched_rank, resumable
 from fundus_train.recipe import read_recipe
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def fit(
         except ImportError as error:
             raise MissingExtraError("train", f"the package '{error.name}'") from None
         alone = only is None and not launched_rank()
-        with claimed(output / IDENTITY, identity(plan, labels)) if alone else nullcontext() as lock:
+        claim = claimed if alone else joined
+        with claim(output / IDENTITY, identity(plan, labels, weights)) as lock:
             apart = parallel > 1 and only is None
             fabric = launched(accelerator, 1 if apart else devices, plan.training.precision)
             line = _command_line(recipe, data, images, output, weights, accelerator, devices)

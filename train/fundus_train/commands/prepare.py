@@ -60,9 +60,10 @@ def prepare(
 ) -> None:
     """Merge data sets into one labels table for `fundus-train fit`.
 
-    A source goes by its folder's name. Left out, with a reason: images that are unreadable or have no
-    label, copies within and across sources (the same file, or the same picture saved anew), copies whose
-    labels disagree. Patients who share a copy become one.
+    A source goes by its folder's name; those that a csv names in a column 'source' go by both names. Left
+    out, with a reason: images that are unreadable or have no label, copies within and across sources (the
+    same file, or the same picture saved anew), copies whose labels disagree. Patients who share a copy
+    become one.
 
     Writes into --output: labels.csv (image_id, labels, patient_id, eye, source), dropped.csv (image_id,
     reason) and prepare.json, which says how they were made.
@@ -138,11 +139,11 @@ def _counts(
     origin: Origin, labels: Sequence[str], found: Sequence[Row], rows: Sequence[Row]
 ) -> dict[str, Any]:
     """Return what prepare.json says of one source."""
-    here = [row for row in rows if row.source == origin.name]
+    here = [row for row in rows if row.origin == origin.name]
     return {
         "kind": origin.kind,
         "folder": str(origin.path),
-        "found": _of_labels(labels, (row for row in found if row.source == origin.name)),
+        "found": _of_labels(labels, (row for row in found if row.origin == origin.name)),
         "kept": _of_labels(labels, (row for row in here if not row.reason)),
         "dropped": Counter(_code(row) for row in here if row.reason),
     }

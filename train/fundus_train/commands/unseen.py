@@ -50,7 +50,7 @@ def unseen(
     except ImportError as error:
         raise MissingExtraError("train", f"the package '{error.name}'") from None
     fabric = launched(accelerator, 1, plan.training.precision)
-    claim = claimed(output / IDENTITY, identity(plan, labels))
+    claim = claimed(output / IDENTITY, identity(plan, labels, weights))
     with resumable(), full_disk(output), claim, progress_bar() as progress:
         experiment = LeaveOneSourceOut(plan, labels, images, output, weights, fabric, progress)
         found = experiment.fit(tuple(range(plan.seed, plan.seed + seeds)), output / "cache")

@@ -17,6 +17,7 @@ class Photograph:
     patient_id: str = ""
     eye: str = ""  # "left", "right" or ""
     reason: str = ""  # "" or "code: sentence"
+    source: str = ""  # where a table of several hospitals or cameras names its own
 
 
 def classes_of(words: Iterable[str]) -> set[int]:

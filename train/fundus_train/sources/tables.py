@@ -33,12 +33,11 @@ def read_csv(path: Path, labels: Sequence[str]) -> list[Photograph]:
         sheet.index(labels[0])  # raises, and names the nearest column
     truth = read_labels(table, there)
     patients = sheet.texts("group") if "group" in sheet.columns else truth.patient_id
-    eyes, unknown = truth.eye, ("",) * len(truth.image_id)
+    unknown = ("",) * len(truth.image_id)
+    columns = (truth.image_id, patients or unknown, truth.eye or unknown, truth.source or unknown)
     return [
-        Photograph(_inside(sheet, image_id), _known(truth, row), patient, eye)
-        for row, (image_id, patient, eye) in enumerate(
-            zip(truth.image_id, patients or unknown, eyes or unknown, strict=True)
-        )
+        Photograph(_inside(sheet, image_id), _known(truth, row), patient, eye, source=source)
+        for row, (image_id, patient, eye, source) in enumerate(zip(*columns, strict=True))
     ]
 
 
