@@ -1,6 +1,7 @@
 """A model repository on disk: written from its spec, and checked against it before anything is loaded.
 
     manifest.json    what was trained: `EnsembleSpec`
+    NOTICE.md        the terms of its weights, if they have any
     serving.json     how it is served, if not by the defaults: `Serving`
     fundus_*/        the models: weights, and what `fundus_core.configs` renders
     fundus_ensemble/golden/  images, and the answers that PyTorch and int8 graphs gave to them
@@ -30,6 +31,7 @@ from fundus_core.serving import SERVING, Serving, read_serving, serving_json
 PLAN = "model.plan"
 RECORD = "model.plan.json"
 COMPILED = "__pycache__"
+TERMS = "NOTICE.md"
 MOST_NAMED = 5  # files in a message
 
 _FRESH = "Take a fresh copy, or after a change of serving.json run `fundus-export configs`."

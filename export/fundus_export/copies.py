@@ -3,6 +3,7 @@
     fundus_fold_0_1a2b3c4d/ …              models that no other bundle uses
     fundus_ensemble_1a2b3c4d/              its ensemble, by whose name the bundle is known here
     fundus_ensemble_1a2b3c4d/serving.json  its settings, if it has any: the configs are rendered from them
+    fundus_ensemble_1a2b3c4d/NOTICE.md     the terms of its weights, if they have any
 
 So the copy can be checked as the bundle can, and its plans too: nothing is built in a live repository.
 """
@@ -21,13 +22,13 @@ from fundus_core.configs import CONFIG, HEADER, render
 from fundus_core.ensemble import DIGEST_PARAMETER, ENSEMBLE_MODEL, MANIFEST_PARAMETER, EnsembleSpec
 from fundus_core.errors import BundleError
 from fundus_core.provenance import sha256_of
-from fundus_core.repository import COMPILED, complaints, digests, files_below, refuse
+from fundus_core.repository import COMPILED, TERMS, complaints, digests, files_below, refuse
 from fundus_core.serving import SERVING, read_serving
 
 N_HASH = 8  # characters
 PARTIAL = f"{ENSEMBLE_MODEL}/partial"  # a server takes every folder of the root for a model
 AGAIN = "Deploy into a new folder."
-ITS_SERVING = f"{ENSEMBLE_MODEL}/{SERVING}"
+BESIDE = (SERVING, TERMS)  # the models of a bundle
 
 
 def copy_bundle(bundle: Path, live: Path) -> str:
@@ -39,8 +40,9 @@ def copy_bundle(bundle: Path, live: Path) -> str:
     shutil.rmtree(made, ignore_errors=True)
     for path in files:
         _copy(path, _place(made, suffix, path.relative_to(bundle).as_posix()), suffix)
-    if (bundle / SERVING).exists():
-        shutil.copyfile(bundle / SERVING, _place(made, suffix, ITS_SERVING))
+    for name in BESIDE:
+        if (bundle / name).exists():
+            shutil.copyfile(bundle / name, _place(made, suffix, f"{ENSEMBLE_MODEL}/{name}"))
     for folder in made.iterdir():
         if not (live / folder.name).exists():
             folder.replace(live / folder.name)
@@ -89,7 +91,7 @@ def check_copy(live: Path, model: str) -> None:
     suffix = model.removeprefix(ENSEMBLE_MODEL)
     spec = EnsembleSpec.from_json(_parameter(live, model, MANIFEST_PARAMETER))
     texts, place = render(spec, read_serving(live / model)), partial(_place, live, suffix)
-    present = set(_present(live, suffix)) - {ITS_SERVING}
+    present = set(_present(live, suffix)) - {f"{ENSEMBLE_MODEL}/{name}" for name in BESIDE}
     where, copied = f"{model} in '{live}'", dict(_copied(texts, suffix))
     refuse(where, complaints(spec, copied, present, place), AGAIN)
     plans = {path: sha256_of(place(path)) for path in present - copied.keys() - spec.files.keys()}

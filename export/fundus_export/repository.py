@@ -18,7 +18,7 @@ from fundus_core.ensemble import (
 )
 from fundus_core.errors import UsageError
 from fundus_core.reading import read_labels
-from fundus_core.repository import digests, write_rendered
+from fundus_core.repository import TERMS, digests, write_rendered
 from fundus_core.serving import Serving
 from fundus_core.tables import LabelTable
 from fundus_eval.golden import GRAPHS, PYTORCH, draw_phantoms, held_to, write_answers
@@ -73,6 +73,8 @@ def _write(trained: Trained, out: Path, wanted: Wanted, report: Report) -> Ensem
     spec = replace(spec, files=digests(out, (path for path in sorted(out.rglob("*")) if path.is_file())))
     write_manifest(spec, out)
     write_rendered(out, spec, Serving())
+    if wanted.terms:
+        shutil.copyfile(wanted.terms, out / TERMS)
     return spec
 
 

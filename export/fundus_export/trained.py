@@ -75,6 +75,7 @@ class Wanted:
     Args:
         cut_off: the rule that fixes the decision threshold, one of `fundus_eval.out_of_fold`.
         images: a folder whose answers become golden too, with `labels` if known.
+        terms: a text that goes with the weights as NOTICE.md.
     """
 
     version: str = "1"
@@ -83,6 +84,7 @@ class Wanted:
     calibrator: CalibrationMethod = "temperature"
     images: Path | None = None
     labels: Path | None = None
+    terms: Path | None = None
 
 
 def ensemble_spec(trained: Trained, wanted: Wanted) -> EnsembleSpec:

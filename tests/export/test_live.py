@@ -125,6 +125,14 @@ def test_other_settings_are_another_deployment(tmp_path: Path, specs: list[Ensem
     assert served(live) == (specs[0].digest, ["2"])
 
 
+def test_terms_of_the_weights_go_with_them(tmp_path: Path, specs: list[EnsembleSpec]) -> None:
+    live = tmp_path / "live"
+    (tmp_path / "0/NOTICE.md").write_text("For research only.")
+    run("deploy", tmp_path / "0", live)
+    assert (live / str(read_live(live).active) / "NOTICE.md").read_text() == "For research only."
+    run("check", live)
+
+
 @dataclass
 class Told:
     """Stands for a running server: what it was told, in order."""

@@ -226,8 +226,10 @@ def test_eight_labels_that_are_partly_unknown_make_an_ensemble_too(
     data = ("--data", tmp_path / "labels.csv", "--images", phantom_folder)
     said = succeed("train", "fit", recipe, *data, "--output", run)
     assert all(f"{label}  AUC(CV)" in said for label in labels)
-    succeed("export", "repository", run, tmp_path / "repository")
-    spec = read_manifest(tmp_path / "repository")
+    (tmp_path / "terms.md").write_text("For research only.")
+    succeed("export", "repository", run, tmp_path / "repository", "--terms", tmp_path / "terms.md")
+    assert (tmp_path / "repository/NOTICE.md").read_text() == "For research only."
+    spec = check_repository(tmp_path / "repository")
     assert spec.labels == labels
     assert len(spec.thresholds) == len(spec.folds[0].oof_auc) == len(labels)
     assert all(0 < threshold < 1 for threshold in spec.thresholds)

@@ -26,7 +26,7 @@ REPORT: dict[str, tuple[str, dict[str, Any]]] = {
     "006": ("000", {"pseudo_labels.rounds": 1}),
     "010": ("000", {"training.batch_size": 64}),
     "015": ("010", {"network.architecture": "efficientnet_b2"}),
-    "016": ("010", {"network.architecture": "efficientnet_b6"}),
+    "016": ("010", {"network.architecture": "tf_efficientnet_b6"}),
     "017": ("010", {"network.architecture": "resnext50_32x4d"}),
     "027": ("010", {"network.architecture": "resnest50d"}),
     "028": ("010", {"network.architecture": "deit_base_patch16_224", "preprocess.size_px": 224}),

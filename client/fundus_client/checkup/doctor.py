@@ -15,11 +15,10 @@ from fundus_client.checkup.finding import Finding, Level, explained, unexpected
 from fundus_client.servers import reference_repository, scoring_servers
 from fundus_core.ensemble import EnsembleSpec
 from fundus_core.errors import FundusError, UsageError
-from fundus_core.repository import check_repository
+from fundus_core.repository import TERMS, check_repository
 from fundus_core.tls import Tls
 
 START_S = 120.0
-TERMS = "NOTICE.md"
 
 
 @dataclass(frozen=True)

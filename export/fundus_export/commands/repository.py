@@ -42,6 +42,7 @@ EXAMPLE = "Example:\n\n\b\n  fundus-export repository runs/first model_repositor
 )
 @click.option("--images", type=FOLDER, help="Images of your own whose answers become golden too.")
 @click.option("--labels", type=FILE, help="Labels of --images, for the change of the AUC.")
+@click.option("--terms", type=FILE, help="Terms of the weights, such as those of the data: NOTICE.md of OUT.")
 def repository(
     run: Path,
     out: Path,
@@ -51,6 +52,7 @@ def repository(
     calibrator: str,
     images: Path | None,
     labels: Path | None,
+    terms: Path | None,
 ) -> None:
     """Export the finished training RUN to the Triton model repository OUT.
 
@@ -69,7 +71,7 @@ def repository(
         raise MissingExtraError("export", f"the package '{error.name}'") from None
     threshold_rule(cut_off)  # now, not after the graphs
     method = cast(CalibrationMethod, calibrator)
-    wanted = Wanted(version, cast(Precision, precision), cut_off, method, images, labels)
+    wanted = Wanted(version, cast(Precision, precision), cut_off, method, images, labels, terms)
     with stderr.status("exporting"):
         spec = export_repository(run, out, wanted, say)
     thresholds = ", ".join(f"{k} {t:.4f}" for k, t in zip(spec.labels, spec.thresholds, strict=True))
