@@ -83,9 +83,12 @@ def _reap_stubs() -> None:
 
 def clear(runtime: Path) -> None:
     """Kill the processes that a killed supervisor left behind, and remove their shared memory."""
+    name = runtime.name.encode()
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # ended meanwhile, or somebody else's
-            if runtime.name.encode() in line.read_bytes():  # the server's id, or the name of a stub's region
+            words = line.read_bytes().split(b"\0")
+            # the server has it for its id, a stub for the start of its region's name
+            if any(word.removeprefix(b"--id=").startswith(name) for word in words):
                 os.kill(int(line.parent.name), signal.SIGKILL)
     _remove_shared_memory(runtime)
 

@@ -39,6 +39,8 @@ def unseen(
     score table for each source, epochs.csv, split.csv (labels of each image; its part is the number of its
     source), dropped.csv (what was left out, and why) and unseen.json; `fundus-train table` compares several
     such folders.
+
+    Every network trains all epochs of the recipe: nothing is held out by which `patience` could stop it.
     """
     quiet_libraries()
     plan = read_recipe(recipe)
