@@ -135,6 +135,7 @@ def test_every_condition_of_a_recipe_is_told(tmp_path: Path) -> None:
         "images/s": "45.7",
         "n": "700",
         "seeds": "",
+        "preprocessing": f"revision {REVISION}",
         "run": str(tmp_path / "run"),
     }
 

@@ -60,6 +60,7 @@ def cases_of(targets: list[list[int]]) -> Cases:
         source=("",) * (n + 1),
         n_real=n,
         dropped=(),
+        sha256=tuple(map(str, range(n))),
     )
 
 

@@ -275,7 +275,7 @@ def test_the_command_prints_a_line_for_each_source_and_refuses_a_folder_of_anoth
     assert len(before) == 3
     other = command(images, tmp_path, RECIPE_TEXT.replace("epochs = 1", "epochs = 2"))
     assert other.exit_code == 2
-    assert "holds a run of another recipe or labels table" in other.stderr
+    assert "holds a run of another recipe, labels table or weights" in other.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
