@@ -28,7 +28,7 @@ from fundus_core.serving import SERVING, read_serving
 N_HASH = 8  # characters
 PARTIAL = f"{ENSEMBLE_MODEL}/partial"  # a server takes every folder of the root for a model
 AGAIN = "Deploy into a new folder."
-BESIDE = (SERVING, TERMS)  # the models of a bundle
+BESIDE = {name: f"{ENSEMBLE_MODEL}/{name}" for name in (SERVING, TERMS)}  # in a bundle -> in its copy
 
 
 def copy_bundle(bundle: Path, live: Path) -> str:
@@ -40,9 +40,9 @@ def copy_bundle(bundle: Path, live: Path) -> str:
     shutil.rmtree(made, ignore_errors=True)
     for path in files:
         _copy(path, _place(made, suffix, path.relative_to(bundle).as_posix()), suffix)
-    for name in BESIDE:
+    for name, copied in BESIDE.items():
         if (bundle / name).exists():
-            shutil.copyfile(bundle / name, _place(made, suffix, f"{ENSEMBLE_MODEL}/{name}"))
+            shutil.copyfile(bundle / name, _place(made, suffix, copied))
     for folder in made.iterdir():
         if not (live / folder.name).exists():
             folder.replace(live / folder.name)
@@ -91,7 +91,7 @@ def check_copy(live: Path, model: str) -> None:
     suffix = model.removeprefix(ENSEMBLE_MODEL)
     spec = EnsembleSpec.from_json(_parameter(live, model, MANIFEST_PARAMETER))
     texts, place = render(spec, read_serving(live / model)), partial(_place, live, suffix)
-    present = set(_present(live, suffix)) - {f"{ENSEMBLE_MODEL}/{name}" for name in BESIDE}
+    present = set(_present(live, suffix)) - set(BESIDE.values())
     where, copied = f"{model} in '{live}'", dict(_copied(texts, suffix))
     refuse(where, complaints(spec, copied, present, place), AGAIN)
     plans = {path: sha256_of(place(path)) for path in present - copied.keys() - spec.files.keys()}

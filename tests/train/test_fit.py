@@ -169,7 +169,8 @@ def test_a_folder_of_another_experiment_is_refused_and_left_alone(
         arguments[1].write_text("\n".join(lines[:-1]))
     done = fit(recipe, *arguments)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "holds a run of another recipe, labels table or weights. Choose another" in done.stderr
+    said = "holds a run of another recipe, labels table or weights. Choose another --output."
+    assert said in done.stderr
     assert contents(run) == before
 
 

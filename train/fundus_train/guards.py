@@ -86,7 +86,7 @@ def claimed(path: Path, identity: str) -> Iterator[int]:
         if (there := path.read_text()) != identity:
             if there and begun(path.parent):
                 hint = "Choose another --output."
-                raise RecipeError(_another(path.parent) + hint)
+                raise RecipeError(_holds_another(path.parent) + hint)
             path.write_text(identity)
         yield descriptor
     finally:
@@ -101,11 +101,11 @@ def joined(path: Path, identity: str) -> Iterator[None]:
         RecipeError: the file holds another identity, since the recipe or a table was edited meanwhile.
     """
     if path.read_text() != identity:
-        raise RecipeError(_another(path.parent) + "Restore what was changed since it began.")
+        raise RecipeError(_holds_another(path.parent) + "Restore what was changed since it began.")
     yield
 
 
-def _another(run: Path) -> str:
+def _holds_another(run: Path) -> str:
     return f"'{run}' holds a run of another recipe, labels table or weights. "
 
 

@@ -102,9 +102,8 @@ def memory(repository: Path, spec: EnsembleSpec, root: Path = ROOT) -> Finding:
 def server_bytes(repository: Path, spec: EnsembleSpec) -> int:
     """Return about how much memory an embedded server takes at its busiest."""
     weights = sum(path.stat().st_size for path in repository.glob("*/1/model.onnx"))
-    return (
-        n_processes(repository, spec) * PROCESS_BYTES + WEIGHT_COPIES * weights + usable_cores() * CORE_BYTES
-    )
+    processes = n_processes(repository, spec) * PROCESS_BYTES
+    return processes + WEIGHT_COPIES * weights + usable_cores() * CORE_BYTES
 
 
 def n_processes(repository: Path, spec: EnsembleSpec) -> int:
