@@ -1,13 +1,13 @@
 """One epoch of `fundus-train fit`, against the same network on tensors in memory and a loop that decodes.
 
-    python benchmarks/training_loop.py [--images 96] [--passes 6] [--repeats 5] [--arch NAME] [--size 192]
+    python benchmarks/training_loop.py [--recipe reference.toml] [--images 96] [--passes 6] [--repeats 5]
 
-All train the same network with the same optimiser on the same photographs (phantoms, JPEG, 1900 px), in turn,
-in one run; an epoch is `passes` times the images, or once where each is decoded. Tensors in memory are the
-limit: nothing is read, augmented or saved. The decoding loop is what one writes with timm and PyTorch:
-OpenCV, flips, a DataLoader, without and with processes. The memory of an epoch is that of a process of its
-own, with few and with many images in the cache. Printed: images/s of each repeat, medians, ratios, memory;
-written with the machine's details to benchmarks/results/.
+All train the recipe's network with the same optimiser on the same photographs (phantoms, JPEG, 1900 px), in
+turn, in one run; an epoch is `passes` times the images, or once where each is decoded. `fit` does all that
+the recipe says. Tensors in memory are the limit: nothing is read, augmented, averaged or saved. The decoding
+loop is what one writes with timm and PyTorch: OpenCV, flips, a DataLoader, without and with processes. The
+memory of an epoch is that of a process of its own, with few and with many images in the cache. Printed:
+images/s of each repeat, medians, ratios, memory; written with the machine's details to benchmarks/results/.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -41,65 +41,53 @@ from fundus_train.allocator import keep_freed_memory
 from fundus_train.cases import Cases, load_cases
 from fundus_train.loop import Epoch, fit_fold
 from fundus_train.network import build_network
-from fundus_train.recipe import Augment, Network, Recipe, Training
+from fundus_train.recipe import Network, Phantoms, Recipe, read_recipe
 
 SIDE_PX = 1900
 CACHED = (200, 2000)  # images, for the memory
-LIKE_CAMERAS = Augment(
-    rotation_deg=20,
-    scale=0.3,
-    shift=0.05,
-    brightness=0.1,
-    contrast=0.3,
-    gamma=0.3,
-    colour=0.2,
-    vignette=0.3,
-    blur_px=1.0,
-    jpeg=50,
-)
+REFERENCE = Path(__file__).parents[1] / "train" / "recipes" / "reference.toml"
 OURS, IN_MEMORY = "fundus-train fit, an epoch", "tensors in memory"
 
 
 def main() -> None:
     """Measure, print, write."""
     arguments = parse()
+    recipe = recipe_of(arguments)
     if arguments.memory_of:
-        print(json.dumps(memory_of(arguments.memory_of, arguments.size, arguments.batch)))
+        print(json.dumps(memory_of(arguments.memory_of, recipe)))
         return
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        speeds = measure(arguments, Path(folder))
-    memory = {count: in_own_process(count, arguments) for count in CACHED}
+        speeds = measure(arguments, recipe, Path(folder))
+    memory = {count: in_own_process(count, arguments.recipe) for count in CACHED}
     report(arguments, speeds, memory)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = command_line(__doc__)
+    parser.add_argument("--recipe", type=Path, default=REFERENCE)
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--passes", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--arch", default="tf_efficientnet_lite0")
-    parser.add_argument("--size", type=int, default=192)
-    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--memory-of", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """Return the recipe of all rows. Its first epoch warms up and isn't counted."""
-    return Recipe(
-        "benchmark",
-        Network(arguments.arch, pretrained=False),
-        preprocess=PreprocessSpec(size_px=arguments.size),
-        augment=LIKE_CAMERAS,
-        training=Training(epochs=arguments.repeats + 1, batch_size=arguments.batch, learning_rate=5e-4),
+    recipe = read_recipe(arguments.recipe)
+    return replace(
+        recipe,
+        network=replace(recipe.network, pretrained=False),  # as fast, and nothing to download
+        phantoms=Phantoms(),  # the photographs are some
+        training=replace(recipe.training, epochs=arguments.repeats + 1),
     )
 
 
-def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
+def measure(arguments: argparse.Namespace, recipe: Recipe, folder: Path) -> dict[str, list[float]]:
     """Return the images/s of each row's repeats. The other rows run between the epochs of ours."""
-    recipe, labels = recipe_of(arguments), write_photographs(folder, arguments.images)
+    labels = write_photographs(folder, arguments.images)
     cases = load_cases(recipe, labels, folder, folder / "cache", lambda done, total: None)
     part = np.tile(np.arange(arguments.images), arguments.passes)
     rows = other_rows(recipe, folder, labels, cases, part)
@@ -181,22 +169,22 @@ def train(network: nn.Module, batches: Iterable[Any]) -> float:
     return n_images / (time.perf_counter() - started)
 
 
-def in_own_process(count: int, arguments: argparse.Namespace) -> dict[str, float]:
+def in_own_process(count: int, recipe: Path) -> dict[str, float]:
     """Return `memory_of` as a new process measures it."""
-    line = [sys.executable, __file__, "--memory-of", str(count)]
-    line += ["--size", str(arguments.size), "--batch", str(arguments.batch)]
+    line = [sys.executable, __file__, "--memory-of", str(count), "--recipe", str(recipe)]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def memory_of(count: int, size_px: int, batch: int) -> dict[str, float]:
+def memory_of(count: int, recipe: Recipe) -> dict[str, float]:
     """Train a small network for an epoch on `count` cached images; return the peaks of this process's memory.
 
     "own_mb" is what it has allocated (RssAnon); "mapped_mb" counts the pages of the cache with it (VmHWM),
     which the kernel takes back whenever another needs them. `ru_maxrss` would be the parent's, if larger.
     """
     with tempfile.TemporaryDirectory() as folder, own_memory() as own:
+        size_px = recipe.preprocess.size_px
         path, shape = Path(folder) / "pixels.npy", (count, size_px, size_px, 3)
         with path.open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -206,7 +194,8 @@ def memory_of(count: int, size_px: int, batch: int) -> dict[str, float]:
         every, targets = np.arange(count), (np.arange(count) % 2).astype(np.int8)[:, None]
         ids, source = tuple(map(str, every)), ("",) * count
         cases = Cases(ids, np.load(path, mmap_mode="r"), every, targets, every, source, count, ())
-        recipe = recipe_of(argparse.Namespace(arch="test_efficientnet", size=size_px, batch=batch, repeats=0))
+        training = replace(recipe.training, epochs=1)
+        recipe = replace(recipe, network=Network("test_efficientnet", pretrained=False), training=training)
         fabric = lit.Fabric(accelerator="cpu", devices=1)
         resume = Path(folder) / "resume"
         fit_fold(
@@ -252,11 +241,9 @@ def report(
         own, mapped = each["own_mb"], each["mapped_mb"]
         print(f"{count:5d} images in the cache: {own:6.0f} MB of its own, {mapped:6.0f} MB with mapped pages")
     few, many = (memory[count]["own_mb"] for count in CACHED)
-    options = ("images", "passes", "repeats", "arch", "size", "batch")
+    options = [f"--{name} {getattr(arguments, name)}" for name in ("images", "passes", "repeats")]
     content = {
-        "command": " ".join(
-            ["benchmarks/training_loop.py", *(f"--{name} {getattr(arguments, name)}" for name in options)]
-        ),
+        "command": " ".join(["benchmarks/training_loop.py", f"--recipe {arguments.recipe.name}", *options]),
         "images_per_s": speeds,
         "median_ratio_to_tensors_in_memory": shares,
         "memory": {f"{count} images": each for count, each in memory.items()},

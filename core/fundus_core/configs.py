@@ -89,13 +89,19 @@ def _files(spec: EnsembleSpec, serving: Serving) -> Iterator[tuple[str, str]]:
 def _runtimes(
     config: triton.ModelConfig, others: Mapping[str, triton.ModelConfig]
 ) -> Iterator[tuple[str, str]]:
-    yield f"{config.name}/{CONFIG}", _text(config)
+    yield f"{config.name}/{CONFIG}", text_of(config)
     for name, other in others.items():
-        yield f"{config.name}/configs/{name}.pbtxt", _text(other)
+        yield f"{config.name}/configs/{name}.pbtxt", text_of(other)
 
 
-def _text(config: triton.ModelConfig) -> str:
+def text_of(config: triton.ModelConfig) -> str:
+    """Return a config as a file of a repository has it."""
     return HEADER + str(text_format.MessageToString(config))
+
+
+def config_of(text: str) -> triton.ModelConfig:
+    """Return the config in a file; `text_format.ParseError` where it is none."""
+    return text_format.Parse(text, triton.ModelConfig())
 
 
 def _model_py(class_name: str) -> str:
@@ -242,12 +248,12 @@ def on_machine(text: str, serving: Serving, n_sharing: int) -> str:
         serving: as `fitted` to the machine.
         n_sharing: folds that share the cores.
     """
-    config = text_format.Parse(text, triton.ModelConfig())
+    config = config_of(text)
     if config.name == PREPROCESS_MODEL:
         config.instance_group[0].count = serving.preprocess_instances
     elif AT_ONCE in config.parameters:
         _answering(config, math.ceil(serving.cores / n_sharing))
-    return _text(config)
+    return text_of(config)
 
 
 def _warmed(config: triton.ModelConfig, spec: EnsembleSpec) -> triton.ModelConfig:

@@ -35,15 +35,6 @@ class LabelTable:
         _check_ids(self.image_id)
         _check_shape("values", self.values, (len(self.image_id), len(self.labels)))
 
-    def values_of(self, image_ids: Sequence[str]) -> NDArray[np.int8]:
-        """Return the labels of M images (M, K), -1 for those that are not in the table."""
-        row_of = {image_id: row for row, image_id in enumerate(self.image_id)}
-        found = np.full((len(image_ids), len(self.labels)), UNLABELLED, np.int8)
-        for i, image_id in enumerate(image_ids):
-            if image_id in row_of:
-                found[i] = self.values[row_of[image_id]]
-        return found
-
 
 @dataclass(frozen=True)
 class ScoreTable:

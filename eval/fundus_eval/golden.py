@@ -10,18 +10,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fundus_core.ensemble import ENSEMBLE_MODEL, EnsembleSpec, Precision
-from fundus_core.errors import BundleError, UsageError
+from fundus_core.errors import BundleError, LabelsError, UsageError
 from fundus_core.files import find_images
 from fundus_core.phantoms import LABELS_FILE, write_samples
 from fundus_core.provenance import sha256_of
 from fundus_core.reading import read_labels, read_scores
 from fundus_core.rows import ScoreFormat, ScoreRow, score_writer
-from fundus_core.tables import LabelTable, ScoreTable
-from fundus_eval.parity import LIMITS, SAME_GRAPHS, Answers, Limit
+from fundus_core.tables import UNLABELLED, LabelTable, ScoreTable, some
+from fundus_eval.parity import LIMITS, SAME_GRAPHS, Answers, Limit, Truth
 
 GOLDEN = f"{ENSEMBLE_MODEL}/golden"  # tritonserver takes every folder of the root for a model
 PYTORCH, GRAPHS = "PyTorch", "graphs"  # who answered
@@ -42,12 +39,12 @@ class Golden:
     Args:
         paths: N files.
         answers: by who gave them, for each of `held_to`.
-        truth: (N, K) of 0 and 1, -1 where a label is not known; a phantom's says nothing of photographs.
+        truth: of the images; a phantom's label says nothing of photographs.
     """
 
     paths: tuple[Path, ...]
     answers: dict[str, Answers]
-    truth: NDArray[np.int8]
+    truth: Truth
 
 
 def draw_phantoms(repository: Path) -> tuple[Path, ...]:
@@ -86,9 +83,8 @@ def read_golden(repository: Path, spec: EnsembleSpec, own: Path | None, labels: 
         raise UsageError(f"No image below '{own}' has a golden answer. {hint}")
     drawn = phantoms(repository)
     ids = [path.name for path in drawn] + [sha256 for _, _, sha256 in found]
-    nothing = nothing_known(spec)
-    known = (labels or nothing).values_of([image_id for _, image_id, _ in found])
-    truth = np.concatenate([nothing.values_of(ids[: len(drawn)]), known])
+    truth = Truth.unknown(len(drawn), len(spec.labels))
+    truth += own_truth(labels, [image_id for _, image_id, _ in found], spec)
     paths = (*drawn, *(path for path, _, _ in found))
     return Golden(paths, {who: _answers(table, ids) for who, table in tables.items()}, truth)
 
@@ -121,9 +117,19 @@ def _table(repository: Path, who: str) -> ScoreTable:
     return read_scores(path)
 
 
-def nothing_known(spec: EnsembleSpec) -> LabelTable:
-    """Return an empty labels table."""
-    return LabelTable((), spec.labels, np.empty((0, len(spec.labels)), np.int8))
+def own_truth(labels: LabelTable | None, image_ids: Sequence[str], spec: EnsembleSpec) -> Truth:
+    """Return what `labels` say of a user's own images.
+
+    Raises:
+        LabelsError: they say nothing of any.
+    """
+    if labels is None:
+        return Truth.unknown(len(image_ids), len(spec.labels))
+    truth = Truth.of(labels, image_ids)
+    if (truth.values == UNLABELLED).all():
+        hint = "image_id is the path relative to that folder."
+        raise LabelsError(f"--labels knows none of --images, such as {some(image_ids)}. {hint}")
+    return truth
 
 
 def check_own(images: Path | None, labels: Path | None) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.ensemble import EnsembleSpec, Precision
+from fundus_core.tables import UNLABELLED, LabelTable
 from fundus_eval.auc import OneClassError, delong_test
 from fundus_eval.intervals import Interval
+from fundus_eval.units import clusters, patients_of
 
 Scores = NDArray[np.floating[Any]]
 
@@ -58,6 +60,39 @@ class Answers:
 
     def __getitem__(self, rows: slice) -> "Answers":
         return Answers(self.probability[rows], self.folds[rows])
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of N images.
+
+    Args:
+        values: (N, K) of 0 and 1, -1 where a label is not known.
+        patient: (N,) a number for each patient.
+    """
+
+    values: NDArray[np.int8]
+    patient: NDArray[np.int64]
+
+    def __add__(self, other: "Truth") -> "Truth":
+        patient = np.concatenate([self.patient, other.patient + self.patient.max(initial=-1) + 1])
+        return Truth(np.concatenate([self.values, other.values]), patient)
+
+    @classmethod
+    def of(cls, labels: LabelTable, image_ids: Sequence[str]) -> "Truth":
+        """Return what a table says of these images; one that it doesn't have is a patient of its own."""
+        row_of, n = {image_id: row for row, image_id in enumerate(labels.image_id)}, len(labels.image_id)
+        row = np.array([row_of.get(image_id, n) for image_id in image_ids], np.int64)
+        values = np.vstack([labels.values, np.full(len(labels.labels), UNLABELLED, np.int8)])[row]
+        known = patients_of(labels)
+        alone = n + np.arange(len(row))
+        patient = alone if known is None else np.where(row < n, np.append(known, 0)[row], alone)
+        return cls(values, patient)
+
+    @classmethod
+    def unknown(cls, n_images: int, n_labels: int) -> "Truth":
+        """Return that nothing is known."""
+        return cls(np.full((n_images, n_labels), UNLABELLED, np.int8), np.arange(n_images))
 
 
 @dataclass(frozen=True)
@@ -113,7 +148,7 @@ def compare(
     spec: EnsembleSpec,
     expected: Answers,
     found: Answers,
-    truth: NDArray[np.int8] | None = None,
+    truth: Truth | None = None,
     repeats: Sequence[Answers] = (),
     limit: Limit | None = None,
 ) -> Parity:
@@ -123,7 +158,7 @@ def compare(
         spec: gives precision and thresholds.
         expected: of N images.
         found: of the same images, in the same order.
-        truth: (N, K) of 0 and 1, -1 where a label is not known.
+        truth: of the images.
         repeats: of the same images once more, in other batches.
         limit: what is asked; without it what the precision may change of PyTorch's answers.
     """
@@ -148,10 +183,11 @@ def laid_out(parities: Iterable[tuple[str, Parity]]) -> str:
     return "\n".join(f"{name:<12}{line}" for name, parity in parities for line in parity.lines())
 
 
-def _auc_changes(truth: NDArray[np.int8], expected: Scores, found: Scores) -> Iterator[Interval | None]:
-    for label in range(truth.shape[1]):
-        known = (truth[:, label] >= 0) & ~np.isnan(found[:, label])
+def _auc_changes(truth: Truth, expected: Scores, found: Scores) -> Iterator[Interval | None]:
+    for label, values in enumerate(truth.values.T):
+        known = (values >= 0) & ~np.isnan(found[:, label])
+        scores, cluster = (expected[known, label], found[known, label]), clusters(truth.patient[known])
         try:
-            yield delong_test(truth[known, label], expected[known, label], found[known, label]).difference
+            yield delong_test(values[known], *scores, cluster=cluster).difference
         except OneClassError:
             yield None

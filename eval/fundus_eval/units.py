@@ -35,7 +35,7 @@ def sample_of(joined: Joined, label: int, unit: Unit = "image", rule: Rule = "me
         truth=joined.truth[known, label],
         score=joined.probability[known, label],
         fold_score=folds[:, :0] if np.isnan(folds).any() else folds,  # what is known of some tells of none
-        cluster=_cluster(patient),
+        cluster=clusters(patient),
         ungradable=joined.ungradable[known],
         columns={name: tuple(cells[row] for row in rows) for name, cells in joined.table.columns.items()},
         n_patients=None if patient is None else len(np.unique(patient)),
@@ -77,7 +77,7 @@ def patients_of(table: LabelTable) -> Numbers | None:
     return np.array([number.setdefault(name, len(number)) for name in names], np.int64)
 
 
-def _cluster(patient: Numbers | None) -> Numbers | None:
+def clusters(patient: Numbers | None) -> Numbers | None:
     """Return the patients, or None where each has one row: then all rows are independent."""
     return None if patient is None or len(np.unique(patient)) == len(patient) else patient
 
@@ -135,7 +135,7 @@ def _merged(images: Sample, patient: Numbers, group: Numbers, positive: Numbers,
         truth=np.isin(found, positive).astype(np.int8),
         score=merged(images.score),
         fold_score=merged(images.fold_score),
-        cluster=_cluster(patient[first]),
+        cluster=clusters(patient[first]),
         ungradable=~gradable,
         columns={name: told(cells) for name, cells in images.columns.items()},
         n_patients=images.n_patients,

@@ -16,9 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as triton
 
-from fundus_core.configs import CONFIG, HEADER, render
+from fundus_core.configs import CONFIG, config_of, render, text_of
 from fundus_core.ensemble import DIGEST_PARAMETER, ENSEMBLE_MODEL, MANIFEST_PARAMETER, EnsembleSpec
 from fundus_core.errors import BundleError
 from fundus_core.provenance import sha256_of
@@ -73,11 +72,11 @@ def _place(folder: Path, suffix: str, path: str) -> Path:
 
 
 def _renamed(text: str, suffix: str) -> str:
-    config = _parsed(text)
+    config = config_of(text)
     config.name += suffix
     for step in config.ensemble_scheduling.step:
         step.model_name += suffix
-    return _text(config)
+    return text_of(config)
 
 
 def check_copy(live: Path, model: str) -> None:
@@ -120,7 +119,7 @@ def bundle_digest(live: Path, model: str) -> str:
 
 def _parameter(live: Path, model: str, name: str) -> str:
     try:
-        config = _parsed((live / model / CONFIG).read_text())
+        config = config_of((live / model / CONFIG).read_text())
     except (OSError, ValueError, text_format.ParseError) as error:
         raise BundleError(f"{model}/{CONFIG} of '{live}' cannot be read ({error}). {AGAIN}") from None
     return str(config.parameters[name].string_value)
@@ -129,14 +128,6 @@ def _parameter(live: Path, model: str, name: str) -> str:
 def entry_configs(live: Path, model: str) -> Iterator[tuple[str, str]]:
     """Yield path and text of the entry's configs while the bundle of this ensemble is active."""
     for path in sorted((live / model).rglob("*.pbtxt")):
-        config = _parsed(path.read_text())
+        config = config_of(path.read_text())
         config.name = ENSEMBLE_MODEL
-        yield path.relative_to(live / model).as_posix(), _text(config)
-
-
-def _parsed(text: str) -> triton.ModelConfig:
-    return text_format.Parse(text, triton.ModelConfig())
-
-
-def _text(config: triton.ModelConfig) -> str:
-    return HEADER + str(text_format.MessageToString(config))
+        yield path.relative_to(live / model).as_posix(), text_of(config)

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from fundus_core.ensemble import ADAPTIVE_MODEL, ENSEMBLE_MODEL, LIVE, MANIFEST
 from fundus_core.errors import BundleError, ServerError, UsageError
+from fundus_core.files import whole_file
 from fundus_core.repository import check_repository, files_below, refuse
 from fundus_core.schema import build
 from fundus_export.copies import AGAIN, N_HASH, bundle_digest, check_copy, copy_bundle, entry_configs
@@ -175,9 +176,8 @@ def _serve(live: Path, after: Live, servers: Sequence[Server], swap: bool) -> Li
     except ServerError:
         _tidy(live, read_live(live), servers)
         raise
-    partial = live / f"{LIVE}.partial"
-    partial.write_text(json.dumps(asdict(after), indent=2) + "\n")
-    partial.replace(live / LIVE)  # before the entry: a swap that breaks off here can still be rolled back
+    with whole_file(live / LIVE) as partial:  # before the entry: if a swap breaks off it can be rolled back
+        partial.write_text(json.dumps(asdict(after), indent=2) + "\n")
     if after.active and swap:
         _swap(live, after.active, after.deployment, servers)
     _tidy(live, after, servers)

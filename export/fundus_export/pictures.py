@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fundus_core.ensemble import EnsembleSpec
-from fundus_core.errors import FundusError, ImageError
+from fundus_core.errors import FundusError, ImageError, UsageError
 from fundus_core.files import find_images, read_encoded
 from fundus_core.images import DEFAULT_LIMITS
 from fundus_core.preprocess import Pixels, preprocess_encoded
 from fundus_core.reading import read_scores
-from fundus_core.tables import UNLABELLED, LabelTable
-from fundus_eval.golden import nothing_known, phantoms
-from fundus_eval.parity import Answers
+from fundus_core.tables import LabelTable
+from fundus_eval.golden import own_truth, phantoms
+from fundus_eval.parity import Answers, Truth
 from fundus_train.finished import finished_cases
 from fundus_train.recipe import Recipe
 from fundus_train.results import INNER_TEST
@@ -23,18 +23,25 @@ from fundus_train.results import INNER_TEST
 
 @dataclass(frozen=True)
 class Pictures:
-    """N preprocessed images, with (N, K) labels of 0 and 1, -1 where one is not known."""
+    """N preprocessed images, and what is known of them."""
 
     pixels: Pixels
-    truth: NDArray[np.int8]
+    truth: Truth
 
     def unlabelled(self) -> "Pictures":
         """Return them without what is known of them."""
-        return replace(self, truth=np.full_like(self.truth, UNLABELLED))
+        return replace(self, truth=Truth.unknown(*self.truth.values.shape))
 
     def __add__(self, other: "Pictures") -> "Pictures":
-        pixels = np.concatenate([self.pixels, other.pixels])
-        return Pictures(pixels, np.concatenate([self.truth, other.truth]))
+        return Pictures(np.concatenate([self.pixels, other.pixels]), self.truth + other.truth)
+
+
+@dataclass(frozen=True)
+class Own:
+    """Images of the user's own: the files of N `pictures`."""
+
+    paths: tuple[Path, ...]
+    pictures: Pictures
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,9 @@ def held_out(run: Path, recipe: Recipe, count: int) -> HeldOut:
     scores = read_scores(run / INNER_TEST)
     row_of = {image_id: row for row, image_id in enumerate(truth.image_id)}
     chosen = _spread(len(scores.image_id), count)
-    rows = [row_of[scores.image_id[i]] for i in chosen]
-    pictures = Pictures(cases.pixels[cases.row[rows]], truth.values[rows])
+    ids = [scores.image_id[i] for i in chosen]
+    rows = cases.row[[row_of[image_id] for image_id in ids]]
+    pictures = Pictures(cases.pixels[rows], Truth.of(truth, ids))
     return HeldOut(pictures, Answers(scores.probability[chosen], scores.fold_probability[chosen]))
 
 
@@ -80,22 +88,25 @@ def _spread(n: int, count: int) -> NDArray[np.int64]:
 def golden_pictures(repository: Path, spec: EnsembleSpec) -> Pictures:
     """Return the golden phantoms of a repository, whose labels say nothing of photographs."""
     paths = phantoms(repository)
-    return _pictures(paths, nothing_known(spec).values_of([path.name for path in paths]), spec)
+    return _pictures(paths, Truth.unknown(len(paths), len(spec.labels)), spec)
 
 
-def own_pictures(folder: Path, labels: LabelTable | None, spec: EnsembleSpec) -> tuple[list[Path], Pictures]:
+def own_pictures(folder: Path, labels: LabelTable | None, spec: EnsembleSpec) -> Own:
     """Return every image below `folder`, and what they look like to the folds.
 
     Raises:
+        UsageError: there is none.
+        LabelsError: the labels are of other images.
         FundusError: a file that cannot be scored.
     """
     refs = list(find_images([folder]))
-    truth = (labels or nothing_known(spec)).values_of([ref.image_id for ref in refs])
-    paths = [ref.path for ref in refs]
-    return paths, _pictures(paths, truth, spec)
+    if not refs:
+        raise UsageError(f"--images {folder} holds no image. Check the path.")
+    paths = tuple(ref.path for ref in refs)
+    return Own(paths, _pictures(paths, own_truth(labels, [ref.image_id for ref in refs], spec), spec))
 
 
-def _pictures(paths: Sequence[Path], truth: NDArray[np.int8], spec: EnsembleSpec) -> Pictures:
+def _pictures(paths: Sequence[Path], truth: Truth, spec: EnsembleSpec) -> Pictures:
     size = spec.preprocess.size_px
     pixels = np.empty((len(paths), size, size, 3), np.uint8)
     for i, path in enumerate(paths):

@@ -20,12 +20,11 @@ from fundus_core.errors import UsageError
 from fundus_core.reading import read_labels
 from fundus_core.repository import TERMS, digests, write_rendered
 from fundus_core.serving import Serving
-from fundus_core.tables import LabelTable
 from fundus_eval.golden import GRAPHS, PYTORCH, draw_phantoms, held_to, write_answers
 from fundus_eval.parity import Parity, laid_out
 from fundus_export.graph import FoldAverage
 from fundus_export.onnx import save, traced
-from fundus_export.pictures import calibration_pixels, golden_pictures, held_out, own_pictures
+from fundus_export.pictures import Own, calibration_pixels, golden_pictures, held_out, own_pictures
 from fundus_export.precision import fold_graph
 from fundus_export.runtime import onnx_answers, pytorch_answers
 from fundus_export.trained import Trained, Wanted, ensemble_spec, load_run
@@ -63,10 +62,10 @@ def export_repository(run: Path, out: Path, wanted: Wanted, report: Report) -> E
 
 def _write(trained: Trained, out: Path, wanted: Wanted, report: Report) -> EnsembleSpec:
     spec = ensemble_spec(trained, wanted)
-    labels = read_labels(wanted.labels, spec.labels) if wanted.labels else None
+    own = read_own(wanted.images, wanted.labels, spec)
     _write_graphs(trained, spec, out, report)
-    _write_golden(trained, spec, out, wanted.images)
-    found = parities(trained, spec, out, wanted.images, labels)
+    _write_golden(trained, spec, out, own)
+    found = parities(trained, spec, out, own)
     for line in laid_out(found).splitlines():
         report(line)
     demand(found)
@@ -90,12 +89,18 @@ def _write_graphs(trained: Trained, spec: EnsembleSpec, out: Path, report: Repor
     save(average, out / AVERAGE_MODEL / MODEL_ONNX)
 
 
-def _write_golden(trained: Trained, spec: EnsembleSpec, out: Path, images: Path | None) -> None:
+def read_own(images: Path | None, labels: Path | None, spec: EnsembleSpec) -> Own | None:
+    """Return the user's own images, where there are any; the errors are those of `own_pictures`."""
+    return (
+        own_pictures(images, read_labels(labels, spec.labels) if labels else None, spec) if images else None
+    )
+
+
+def _write_golden(trained: Trained, spec: EnsembleSpec, out: Path, own: Own | None) -> None:
     """Write what is answered to the golden phantoms, and to images of the user's own."""
-    paths, pictures = [*draw_phantoms(out)], golden_pictures(out, spec)
-    if images:
-        own, theirs = own_pictures(images, None, spec)
-        paths, pictures = [*paths, *own], pictures + theirs
+    paths, pictures = draw_phantoms(out), golden_pictures(out, spec)
+    if own:
+        paths, pictures = paths + own.paths, pictures + own.pictures
     answers = pytorch_answers(trained.networks, spec.view_table, pictures.pixels)
     write_answers(out, spec, paths, PYTORCH, answers)
     if GRAPHS in held_to(spec.precision):
@@ -103,13 +108,13 @@ def _write_golden(trained: Trained, spec: EnsembleSpec, out: Path, images: Path 
 
 
 def parities(
-    trained: Trained, spec: EnsembleSpec, repository: Path, images: Path | None, labels: LabelTable | None
+    trained: Trained, spec: EnsembleSpec, repository: Path, own: Own | None
 ) -> list[tuple[str, Parity]]:
     """Compare PyTorch with the graphs on golden phantoms, held-out photographs and the user's own images."""
     again = held_out(trained.run, trained.recipe, N_AGAIN).pictures
     pictures = golden_pictures(repository, spec) + again.unlabelled()  # so few cannot judge an AUC
-    if images:
-        pictures += own_pictures(images, labels, spec)[1]
+    if own:
+        pictures += own.pictures
     answers = pytorch_answers(trained.networks, spec.view_table, pictures.pixels)
     judged = held_out(trained.run, trained.recipe, N_JUDGED) if spec.precision == "int8" else None
     return list(verify(repository, spec, pictures, answers, judged))

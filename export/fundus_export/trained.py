@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from fundus_core.calibrator import CalibrationMethod
 from fundus_core.ensemble import EnsembleSpec, Fold, Precision
-from fundus_core.errors import BundleError, LabelsError
+from fundus_core.errors import BundleError
 from fundus_core.reading import read_labels, read_scores
-from fundus_core.sheet import read_sheet
 from fundus_core.tables import Joined, join
 from fundus_eval.adaptive import fit_adaptive
 from fundus_eval.auc import auc_delong
@@ -91,13 +90,15 @@ def ensemble_spec(trained: Trained, wanted: Wanted) -> EnsembleSpec:
     """Return the spec of the run's ensemble, still without its files.
 
     Thresholds and calibrators are fixed on the out-of-fold scores, before anything is tested. What new
-    photographs are compared with are those held out: like them, they are answered by all folds together.
+    photographs are compared with are those held out: like them, they are answered by all folds together. A
+    round of pseudo-labels was trained on the inner test, so of its own it has held out each fold's part.
     """
     run, recipe = trained.run, trained.recipe
-    truth, inner_test = read_labels(run / SPLIT, recipe.labels), read_scores(run / INNER_TEST)
-    joined = join(read_scores(run / OUT_OF_FOLD), truth)
+    truth, out_of_fold = read_labels(run / SPLIT, recipe.labels, ("part",)), read_scores(run / OUT_OF_FOLD)
+    joined = join(out_of_fold, truth)
     points = cut_offs(joined, wanted.cut_off)
-    labels, part = range(len(recipe.labels)), _parts(run, joined)
+    labels, part = range(len(recipe.labels)), np.array(truth.columns["part"])[joined.row]
+    inner_test = None if _is_round(trained) else read_scores(run / INNER_TEST)
     folds = tuple(
         Fold(
             index=each.fold,
@@ -117,17 +118,16 @@ def ensemble_spec(trained: Trained, wanted: Wanted) -> EnsembleSpec:
         thresholds=points[0].thresholds,
         cut_offs=points,
         calibrators=calibrators(joined, wanted.calibrator),
-        training=distributions(inner_test, recipe.labels),
-        adaptive=fit_adaptive(join(inner_test, truth), points[0].thresholds),
+        training=distributions(inner_test or out_of_fold, recipe.labels),
+        adaptive=fit_adaptive(join(inner_test, truth), points[0].thresholds) if inner_test else None,
         precision=wanted.precision,
         provenance=trained.summary,
     )
 
 
-def _parts(run: Path, joined: Joined) -> NDArray[np.str_]:
-    split = read_sheet(run / SPLIT, LabelsError)
-    part_of = dict(zip(split.texts("image_id"), split.texts("part"), strict=True))
-    return np.array([part_of[image_id] for image_id in joined.image_id])
+def _is_round(trained: Trained) -> bool:
+    """Whether the run is a round with pseudo-labels."""
+    return bool(trained.summary.get("pseudo_labels", {}).get("round"))
 
 
 def _fold_auc(joined: Joined, chosen: NDArray[np.bool_], label: int) -> float:

@@ -5,11 +5,13 @@ import pytest
 from tests.conftest import bare_spec
 
 from fundus_core.ensemble import Precision
-from fundus_eval.parity import SAME_GRAPHS, Answers, Parity, compare, laid_out
+from fundus_core.tables import LabelTable
+from fundus_eval.parity import SAME_GRAPHS, Answers, Parity, Truth, compare, laid_out
 
 RNG = np.random.default_rng(0)
 FOLDS = RNG.uniform(0.05, 0.95, (40, 2, 1))
-TRUTH = (np.arange(40) % 2).astype(np.int8)[:, None]
+CLASSES = (np.arange(40) % 2).astype(np.int8)[:, None]
+TRUTH = Truth(CLASSES, np.arange(40))
 
 
 def answers(folds: np.ndarray) -> Answers:
@@ -17,7 +19,7 @@ def answers(folds: np.ndarray) -> Answers:
 
 
 def parity(
-    precision: Precision, folds: np.ndarray, truth: np.ndarray = TRUTH, repeats: tuple[Answers, ...] = ()
+    precision: Precision, folds: np.ndarray, truth: Truth = TRUTH, repeats: tuple[Answers, ...] = ()
 ) -> Parity:
     spec = replace(bare_spec(2), precision=precision)
     return compare(spec, answers(FOLDS), answers(folds), truth, repeats)
@@ -61,7 +63,7 @@ def test_a_flipped_decision_breaks_full_and_half_precision_however_small_it_is()
 
 
 def test_int8_is_judged_by_the_auc_and_its_interval() -> None:
-    told_apart = np.clip(0.3 + 0.4 * TRUTH[:, :, None] + 0.5 * (FOLDS - 0.5), 0, 1)
+    told_apart = np.clip(0.3 + 0.4 * CLASSES[:, :, None] + 0.5 * (FOLDS - 0.5), 0, 1)
     spec = replace(bare_spec(2), precision="int8")
     noisy = np.clip(told_apart + RNG.normal(0, 0.2, FOLDS.shape), 0, 1)
     worse = compare(spec, answers(told_apart), answers(noisy), TRUTH)
@@ -97,11 +99,38 @@ def test_a_nan_breaks_the_limits() -> None:
     broken = FOLDS.copy()
     broken[0] = np.nan
     with np.errstate(invalid="ignore"):
-        assert "max |dp|" in parity("fp32", broken, np.full((40, 1), -1, np.int8)).broken
+        assert "max |dp|" in parity("fp32", broken, Truth.unknown(40, 1)).broken
+
+
+def test_several_images_of_a_patient_make_the_interval_of_the_auc_wider() -> None:
+    """The same patients photographed four times tell what one photograph of each does."""
+    spec, moved = (
+        replace(bare_spec(2), precision="int8"),
+        np.clip(FOLDS + RNG.normal(0, 0.2, FOLDS.shape), 0, 1),
+    )
+    four = [answers(np.tile(folds, (4, 1, 1))) for folds in (FOLDS, moved)]
+    alone, clustered = (
+        compare(spec, *four, Truth(np.tile(CLASSES, (4, 1)), patient)).auc[0]
+        for patient in (np.arange(160), np.tile(np.arange(40), 4))
+    )
+    once = compare(spec, answers(FOLDS), answers(moved), TRUTH).auc[0]
+    assert alone and clustered and once
+    assert clustered.high - clustered.low == pytest.approx(once.high - once.low, rel=0.05)
+    assert clustered.high - clustered.low > 1.8 * (alone.high - alone.low)
+
+
+def test_what_a_table_says_of_images_is_found_by_their_names() -> None:
+    table = LabelTable(("a", "b", "c"), ("x",), np.array([[1], [0], [1]], np.int8), ("p", "q", "p"))
+    found = Truth.of(table, ["c", "gone", "a"])
+    assert found.values.tolist() == [[1], [-1], [1]]
+    assert found.patient[0] == found.patient[2] != found.patient[1]
+    both = Truth.unknown(2, 1) + found
+    assert both.values.tolist() == [[-1], [-1], [1], [-1], [1]]
+    assert len(set(both.patient.tolist())) == 4
 
 
 def test_without_both_classes_there_is_no_auc() -> None:
-    assert parity("fp32", FOLDS, np.full((40, 1), -1, np.int8)).auc == (None,)
+    assert parity("fp32", FOLDS, Truth.unknown(40, 1)).auc == (None,)
 
 
 def test_the_lines_name_every_figure_with_its_limit() -> None:

@@ -2,7 +2,9 @@ import csv
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -21,6 +23,7 @@ from fundus_core.preprocess import preprocess_encoded
 from fundus_core.repository import check_repository
 from fundus_core.serving import Serving
 from fundus_core.sheet import read_sheet
+from fundus_export import trained
 from fundus_export.cli import main
 from fundus_export.trained import Wanted, ensemble_spec, load_run
 
@@ -197,15 +200,28 @@ def test_an_unfinished_run_is_refused_and_nothing_is_written(
     assert not out.exists()
 
 
-def test_folds_of_different_recipes_do_not_make_an_ensemble(tiny_run: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(tiny_run, run)
+def respecified(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the recipe that a fold's weights say they belong to."""
     path = run / "fold_1.safetensors"
     with safe_open(path, "pt") as file:
         spec = json.loads(file.metadata()["fundus_spec"])
-    spec["recipe"]["preprocess"]["margin_threshold"] = 99
+    change(spec["recipe"]["preprocess"])
     save_file(load_file(path), path, {"fundus_spec": json.dumps(spec)})
-    assert "come from different recipes. Train them again." in refused(run, tmp_path / "out", 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda told: told.update(margin_threshold=99), "come from different recipes. Train them again."),
+        (lambda told: told.pop("revision"), "revision"),  # of before there were revisions: other pixels
+    ],
+)
+def test_folds_of_different_recipes_do_not_make_an_ensemble(
+    change: Callable[[dict[str, Any]], object], sentence: str, tiny_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    respecified(run, change)
+    assert sentence in refused(run, tmp_path / "out", 1)
     assert not (tmp_path / "out").exists()
 
 
@@ -258,3 +274,18 @@ def test_many_photographs_of_the_inner_test_show_when_fewer_folds_are_enough(
     assert adaptive
     assert adaptive.n > 400
     assert adaptive.folds_per_image < 2
+
+
+def test_a_round_of_pseudo_labels_shows_nothing_on_the_inner_test_that_it_was_trained_on(
+    tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    judged: list[int] = []
+    monkeypatch.setattr(trained, "fit_adaptive", lambda joined, _: judged.append(len(joined.image_id)))
+    measured = [ensemble_spec(load_run(run), Wanted()).training[0].n]
+    summary = json.loads((run / "run.json").read_text())
+    summary["pseudo_labels"]["round"] = 1
+    (run / "run.json").write_text(json.dumps(summary))
+    measured.append(ensemble_spec(load_run(run), Wanted()).training[0].n)
+    inner_test, out_of_fold = (len(rows(run / name)) for name in ("inner_test.csv", "oof.csv"))
+    assert (judged, measured) == ([inner_test], [inner_test, out_of_fold])

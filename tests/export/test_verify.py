@@ -119,6 +119,25 @@ def test_int8_graphs_that_answer_otherwise_than_at_export_are_noticed(
     assert {name for name, _ in broken(done.stdout)} == {"recorded"}
 
 
+def test_own_images_that_are_none_and_labels_of_others_are_refused_before_any_work(
+    tiny_run: Path, tmp_path: Path, phantom_folder: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "others.csv").write_text("image_id,glaucoma\nother.jpg,1\n")
+    for own, sentence in (
+        (("--images", tmp_path / "empty"), "holds no image. Check the path."),
+        (
+            ("--images", phantom_folder, "--labels", tmp_path / "others.csv"),
+            "--labels knows none of --images, such as ",
+        ),
+    ):
+        done = run("repository", tiny_run, tmp_path / "out", *own)
+        assert done.exit_code == 2, done.output
+        assert sentence in " ".join(done.stderr.split())
+        assert "fold 0" not in done.output, "refused before a graph is made"
+        assert not (tmp_path / "out").exists()
+
+
 def test_an_image_of_ones_own_that_cannot_be_read_is_named(
     tiny_run: Path, tiny_repository: Path, tmp_path: Path
 ) -> None:

@@ -94,7 +94,6 @@ def test_every_object_has_one_report_or_one_reason(
     orthanc: Orthanc, us: Peer, night: list[str], servers: list[EmbeddedServer], tmp_path: Path
 ) -> None:
     folder, reports, output = tmp_path / "night", tmp_path / "reports", tmp_path / "night.csv"
-    reports.mkdir()
     said = pull(orthanc, us, folder)
     assert sorted(path.stem for path in folder.rglob("*.dcm")) == sorted(night), said
     said += score_while_a_server_dies(folder, output, reports, servers)

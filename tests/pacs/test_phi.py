@@ -96,7 +96,6 @@ def test_tables_journals_and_reports_say_nothing(
     planted: Path, server: EmbeddedServer, key: Path, tmp_path: Path
 ) -> None:
     reports, output = tmp_path / "reports", tmp_path / "out" / "scores.csv"
-    reports.mkdir()
     output.parent.mkdir()
     with recorded(server.grpc_address) as (address, sent):
         line = ("score", planted, "--output", output, "--url", address, "--patient-key", key)

@@ -42,9 +42,12 @@ def cached(run: Path) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
     return np.load(run / "cache" / "pixels.npy"), json.loads((run / "cache" / "index.json").read_text())
 
 
-def cache(run: Path, pixels: np.ndarray[Any, Any], image_ids: list[str]) -> None:
+def cache(
+    run: Path, pixels: np.ndarray[Any, Any], image_ids: list[str], outcomes: list[dict[str, Any]]
+) -> None:
     np.save(run / "cache" / "pixels.npy", pixels)
-    (run / "cache" / "index.json").write_text(json.dumps({"key": "", "image_id": image_ids}))
+    index = {"key": "", "image_id": image_ids, "outcomes": outcomes}
+    (run / "cache" / "index.json").write_text(json.dumps(index))
 
 
 def test_every_set_is_judged_on_both_parts(found: list[dict[str, Any]]) -> None:
@@ -119,13 +122,14 @@ def test_images_that_are_not_in_the_split_stay_out(run: Path, found: list[dict[s
     pixels, index = cached(run)
     n = len(index["image_id"])
     ids = ["damaged.jpg", *index["image_id"], "copy.jpg"]
-    cache(run, np.concatenate([pixels[:1], pixels[:n], pixels[5:6], pixels[n:]]), ids)
+    outcomes = [{"failed": "corrupt"}, *index["outcomes"], index["outcomes"][5]]
+    cache(run, np.concatenate([pixels[:1], pixels[:n], pixels[5:6], pixels[n:]]), ids, outcomes)
     assert json.loads(views(run, "--json").stdout) == found
 
 
 def test_a_picture_under_another_name_is_noticed(run: Path) -> None:
     pixels, index = cached(run)
-    cache(run, pixels[::-1], index["image_id"])
+    cache(run, pixels[::-1], index["image_id"], index["outcomes"])
     done = views(run)
     assert (done.exit_code, done.stdout) == (1, "")
     assert "holds other images than its split.csv and oof.csv" in done.stderr
@@ -133,10 +137,28 @@ def test_a_picture_under_another_name_is_noticed(run: Path) -> None:
 
 def test_a_cache_of_other_images_is_a_sentence(run: Path) -> None:
     pixels, index = cached(run)
-    cache(run, pixels, [f"other/{image_id}" for image_id in index["image_id"]])
+    ids, outcomes = index["image_id"], index["outcomes"]
+    for names, contents in (([f"other/{name}" for name in ids], outcomes), (ids, outcomes[::-1])):
+        cache(run, pixels, names, contents)
+        done = views(run)
+        assert done.exit_code == 1
+        assert "holds other images than its split.csv" in done.stderr
+
+
+def test_a_run_of_before_preprocessing_had_revisions_is_refused(run: Path) -> None:
+    content = json.loads((run / "run.json").read_text())
+    del content["recipe"]["preprocess"]["revision"]
+    (run / "run.json").write_text(json.dumps(content))
     done = views(run)
     assert done.exit_code == 1
-    assert "holds other images than its split.csv" in done.stderr
+    assert "revision" in done.stderr
+
+
+def test_a_run_json_of_another_command_is_a_sentence(run: Path) -> None:
+    (run / "run.json").write_text(json.dumps({"command": "score"}))
+    done = views(run)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "holds no finished training run" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,13 @@ def test_each_process_has_its_own_gpus_and_its_share_of_the_cores(
     assert os.sched_getaffinity(0) == before
 
 
+def test_one_fold_has_all_cores_however_many_are_allowed_at_once(
+    workers: Callable[..., Workers], tmp_path: Path
+) -> None:
+    workers(8).train(3, [1], lambda: None)
+    assert [each[3] for each in noted(tmp_path).values()] == [CORES]
+
+
 def test_folds_share_gpus_where_there_are_fewer(workers: Callable[..., Workers], tmp_path: Path) -> None:
     workers(3, 1, ("0", "1")).train(3, range(3), lambda: None)
     assert sorted(each[2] for each in noted(tmp_path).values()) == ["0", "0", "1"]

@@ -29,7 +29,9 @@ def two(tmp_path: Path, eyes: list[Pixels]) -> Path:
     Eyes 0 to 3 are north's, 2 to 6 south's. Eye 2 is larger in the south; on eye 3 they disagree.
     """
     table = "image_id,glaucoma,amd,patient_id,eye\n"
-    table += "0.png,1,,7,left\n1.png,0,0,7,\n2.png,0,1,8,\n3.png,1,0,9,\ngone.png,1,,7,\nlabelless.png,,,7,\n"
+    table += (
+        "0.png,1,,7,left\n1.png,0,0,7,\n2.png,0,1,8,right\n3.png,1,0,9,\ngone.png,1,,7,\nlabelless.png,,,7,\n"
+    )
     for i in range(4):
         save(tmp_path / f"north/{i}.png", eyes[i])
     (tmp_path / "north/labels.csv").write_text(table)
@@ -78,10 +80,10 @@ def test_the_merged_table(two: Path) -> None:
         + [f"south/normal/{i}.jpg" for i in (5, 6)]
     )  # fmt: skip
     assert all((two / image_id).is_file() for image_id in table.image_id)
-    # the south knows nothing of amd, but has the larger copy of an eye of which the north does
+    # the south knows nothing of amd or left and right, but has the larger copy of an eye that the north knows
     assert table.values.tolist() == [[1, -1], [0, 0], [1, -1], [0, 1], [0, -1], [0, -1]]
     assert table.patient_id == ("north/7", "north/7", "", "north/8", "", "")
-    assert table.eye == ("left", "", "", "", "", "")
+    assert table.eye == ("left", "", "", "right", "", "")
     assert table.source == ("north",) * 2 + ("south",) * 4
 
 
@@ -214,6 +216,7 @@ def test_folders_of_one_name_get_a_number(tmp_path: Path, eyes: list[Pixels]) ->
         ),
         (("csv:north", "--against", "nowhere"), "'nowhere' does not exist"),
         (("csv:north", "--against", "empty"), "--against empty holds no image. Check the path."),
+        (("csv:north", "--against", "north", "--against", "empty"), "--against empty holds no image."),
         (("folders:unreadable",), "None of 1 images can be used; the first: empty: The file has 0 bytes."),
         (("csv:unlabelled",), "None of 1 images can be used; the first: unlabelled: none of the chosen"),
     ],

@@ -8,8 +8,10 @@ import pytest
 from tests.conftest import command, succeed
 
 from fundus_core import phantoms
+from fundus_core.errors import UsageError
 from fundus_core.files import ImageRef
 from fundus_core.preprocess import PreprocessSpec, preprocess
+from fundus_train.commands.preview import _save
 from fundus_train.preview import GAP_PX, PAPER, TEXT_PX, TILE_PX, VERSIONS, draw_sheet, follow
 from fundus_train.recipe import Augment, Network, Recipe
 
@@ -145,6 +147,7 @@ def test_the_first_so_many_are_drawn(phantom: Path, recipe: Path, tmp_path: Path
         (("a.png", "--output", "no/such/folder.png"), "give a file name in a folder that exists"),
         (("a.png", "--output", "sheet.txt"), "End it in .png or .jpg"),
         (("a.png", "--output", "sheet.jfif"), "End it in .png or .jpg"),
+        (("a.png", "--output", "sheet.pbm"), "End it in .png or .jpg"),
         (("a.png", "--count", "0"), "--count"),
     ],
 )
@@ -158,6 +161,12 @@ def test_what_cannot_be_drawn_is_a_usage_error(
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "empty", "everything.toml"]
+
+
+def test_a_sheet_that_its_format_cannot_hold_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be 65501 pixels high"):
+        _save(np.zeros((65501, 1, 3), np.uint8), tmp_path / "sheet.jpg")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_sheet_needs_no_torch(recipe: Path, phantom: Path, tmp_path: Path) -> None:

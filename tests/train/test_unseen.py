@@ -147,6 +147,9 @@ def test_what_is_there_is_not_trained_again_and_a_further_seed_alone_is(
     more = experiment(images, run, labels).fit((3, 4), tmp_path / "cache")
     assert [seed for _, seed in trained[4:]] == [4] * 3
     assert [each.seed_auc[:1] for each in more] == [each.seed_auc for each in first]
+    time_of_both = json.loads((run / "unseen.json").read_text())["seconds"]
+    experiment(images, run, labels).fit((3,), tmp_path / "cache")
+    assert json.loads((run / "unseen.json").read_text())["seconds"] < time_of_both
     assert not list(run.glob("*.resume"))
 
 

@@ -23,7 +23,7 @@ from fundus_train.checkpoint import load_checkpoint
 from fundus_train.finished import finished_cases, mismatch
 from fundus_train.fit import checkpoint_path
 from fundus_train.loop import predict
-from fundus_train.recipe import Recipe
+from fundus_train.recipe import Recipe, as_recorded
 from fundus_train.results import OUT_OF_FOLD, read_run_json
 
 SETS = {
@@ -66,7 +66,7 @@ def compare_views(run: Path, device: torch.device, progress: Progress) -> tuple[
     Raises:
         BundleError: the run has not finished, or its cache is gone or belongs to other images.
     """
-    recipe = build(Recipe, read_run_json(run)["recipe"], BundleError, str(run))
+    recipe = build(Recipe, as_recorded(read_run_json(run)["recipe"]), BundleError, str(run))
     truth, part, cases = finished_cases(run, recipe)
     out_of_fold, test = _predict(run, recipe, part, cases, device, progress)
     _check(run, recipe, truth, out_of_fold)

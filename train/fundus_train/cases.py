@@ -239,4 +239,4 @@ def _patients(labels: LabelTable, outcomes: Sequence[Outcome]) -> NDArray[np.int
     number: NDArray[np.int64] = np.unique(known, return_inverse=True)[1].astype(np.int64)
     first: dict[str, int] = {}
     same = [(first.setdefault(each.get("sha256", str(i)), i), i) for i, each in enumerate(outcomes)]
-    return join_groups(number, same)
+    return join_groups(number, [pair for pair in same if pair[0] != pair[1]])

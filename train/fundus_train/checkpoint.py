@@ -12,7 +12,7 @@ from fundus_core.errors import BundleError
 from fundus_core.files import whole_file
 from fundus_core.schema import build
 from fundus_train.network import FundusNetwork, build_backbone
-from fundus_train.recipe import Recipe
+from fundus_train.recipe import Recipe, as_recorded
 
 SPEC = "fundus_spec"
 
@@ -41,7 +41,9 @@ def load_checkpoint(path: Path) -> tuple[FundusNetwork, CheckpointSpec]:
     """
     try:
         with safe_open(path, "pt") as file:
-            spec = build(CheckpointSpec, json.loads(file.metadata()[SPEC]), BundleError, path.name)
+            said = json.loads(file.metadata()[SPEC])
+            said["recipe"] = as_recorded(said["recipe"])
+            spec = build(CheckpointSpec, said, BundleError, path.name)
         state = load_file(path)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"'{path}' is no fold checkpoint ({error!r}). Train it again.") from None

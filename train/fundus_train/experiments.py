@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fundus_core.errors import BundleError, UsageError
-from fundus_core.preprocess import FIRST_REVISION
 from fundus_core.schema import build
 from fundus_core.sheet import csv_line
-from fundus_train.recipe import Recipe
+from fundus_train.recipe import Recipe, as_recorded
 
 # written by fundus_train.fit, results and unseen, which nobody can import without PyTorch or scikit-learn
 IDENTITY, RUN_JSON, UNSEEN_JSON, SPLIT = "identity.json", "run.json", "unseen.json", "split.csv"
@@ -73,8 +72,8 @@ def find_runs(folders: Iterable[Path]) -> tuple[Run, ...]:
 def _run(folder: Path) -> Run:
     identity = _json(folder / IDENTITY)
     summary = _json(folder / RUN_JSON) or _json(folder / UNSEEN_JSON)
-    content = identity.get("recipe", {})
-    preprocess = FIRST_REVISION | content.get("preprocess", {})
+    content = as_recorded(identity.get("recipe", {}))
+    preprocess = dict(content["preprocess"])
     revision = preprocess.pop("revision")  # another one is no mistake: its figures stay what they are
     recipe = build(Recipe, content | {"preprocess": preprocess}, BundleError, str(folder))
     is_round = (folder.parent / IDENTITY).exists()

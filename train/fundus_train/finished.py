@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fundus_core.errors import BundleError, LabelsError
+from fundus_core.errors import BundleError
 from fundus_core.reading import read_labels
-from fundus_core.sheet import read_sheet
 from fundus_core.tables import LabelTable
 from fundus_train.cases import Cases
 from fundus_train.fit import CACHE
@@ -22,10 +21,10 @@ def finished_cases(run: Path, recipe: Recipe) -> tuple[LabelTable, NDArray[np.st
     Raises:
         BundleError: the cache is gone, or belongs to other images.
     """
-    truth = read_labels(run / SPLIT, recipe.labels)
-    part = np.array(read_sheet(run / SPLIT, LabelsError).texts("part"))
+    truth = read_labels(run / SPLIT, recipe.labels, ("part", "sha256"))
     try:
-        stored = json.loads((run / CACHE / "index.json").read_text())["image_id"]
+        index = json.loads((run / CACHE / "index.json").read_text())
+        stored, outcomes = index["image_id"], index["outcomes"]
         pixels = np.load(run / CACHE / "pixels.npy", mmap_mode="r")
     except (OSError, ValueError, KeyError):
         hint = "Run the same `fundus-train fit` command again; it fills the cache."
@@ -34,8 +33,11 @@ def finished_cases(run: Path, recipe: Recipe) -> tuple[LabelTable, NDArray[np.st
     if not row_of.keys() >= set(truth.image_id):
         raise BundleError(mismatch(run))
     rows = np.array([row_of[image_id] for image_id in truth.image_id], np.int64)
+    if [outcomes[row].get("sha256") for row in rows] != list(truth.columns["sha256"]):
+        raise BundleError(mismatch(run))
     alone, nowhere = np.arange(n), ("",) * n  # neither patients nor sources matter here
-    return truth, part, Cases(truth.image_id, pixels, rows, truth.values, alone, nowhere, n, ())
+    cases = Cases(truth.image_id, pixels, rows, truth.values, alone, nowhere, n, ())
+    return truth, np.array(truth.columns["part"]), cases
 
 
 def mismatch(run: Path) -> str:

@@ -159,6 +159,7 @@ def _judge(
         values = np.array([rows[i].values for i in members])  # (copies, K)
         conflict = (values == 1).any(axis=0) & (values == 0).any(axis=0)
         best = max(members, key=lambda i: (prints.n_pixels[i], -i))
+        eye = rows[best].eye or next((rows[i].eye for i in members if rows[i].eye), "")
         for i in members:
             if conflict.any():
                 disagree = ", ".join(label for label, at in zip(labels, conflict, strict=True) if at)
@@ -169,7 +170,7 @@ def _judge(
                 reason = f"copy: the same {same} as {rows[best].image_id}."
             else:
                 reason = ""
-            judged[i] = replace(rows[i], values=tuple(values.max(axis=0).tolist()), reason=reason)
+            judged[i] = replace(rows[i], values=tuple(values.max(axis=0).tolist()), eye=eye, reason=reason)
     return judged
 
 

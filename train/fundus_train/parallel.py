@@ -61,11 +61,12 @@ class Workers:
             FoldError: one failed, after the others have ended.
         """
         waiting, running, errors = list(folds), dict[int, _Process](), []
+        n_slots = min(self.count, len(folds))
         try:
             while waiting or running:
-                free = [slot for slot in range(self.count) if slot not in running]
+                free = [slot for slot in range(n_slots) if slot not in running]
                 for slot in free[: len(waiting)]:
-                    running[slot] = self._start(number, waiting.pop(0), slot)
+                    running[slot] = self._start(number, waiting.pop(0), slot, n_slots)
                 time.sleep(LOOK_EVERY_S)
                 look()
                 ended = {slot: each for slot, each in running.items() if each.popen.poll() is not None}
@@ -76,13 +77,13 @@ class Workers:
         if errors:
             raise errors[0]
 
-    def _start(self, number: int, fold: int, slot: int) -> "_Process":
+    def _start(self, number: int, fold: int, slot: int, n_slots: int) -> "_Process":
         said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  it outlives this function
         environment = dict(os.environ) | {"PYTHONSAFEPATH": "1"}
         if self.gpus:
             own = (self.gpus[(slot * self.devices + i) % len(self.gpus)] for i in range(self.devices))
             environment[VISIBLE] = ",".join(own)
-        with _share_of_cores(slot, self.count):
+        with _share_of_cores(slot, n_slots):
             popen = subprocess.Popen(
                 [*self.command, "--only", str(number), str(fold)],
                 stdin=subprocess.DEVNULL,

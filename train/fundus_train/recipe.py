@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fundus_core.errors import RecipeError
-from fundus_core.preprocess import PreprocessSpec
+from fundus_core.preprocess import FIRST_REVISION, PreprocessSpec
 from fundus_core.schema import build, check_least
 from fundus_core.views import VIEWS, views_named
 
@@ -219,6 +219,11 @@ def read_recipe(path: Path) -> Recipe:
         RecipeError: no such file, not TOML, an unknown key, or an impossible value.
     """
     return build(Recipe, _read(path, ()), RecipeError, path.name)
+
+
+def as_recorded(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's content as a run recorded it, with the revision of preprocessing that it had."""
+    return recipe | {"preprocess": FIRST_REVISION | recipe.get("preprocess", {})}
 
 
 def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:

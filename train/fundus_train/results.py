@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from fundus_core.errors import BundleError, LabelsError
 from fundus_core.files import whole_file
 from fundus_core.provenance import versions_of
 from fundus_core.quality import MEASURES
+from fundus_core.sheet import csv_line
 from fundus_core.tables import LabelTable, ScoreTable, join
 from fundus_eval.evaluation import Evaluation, evaluate
 from fundus_train.cases import Cases
@@ -205,9 +206,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
         whole_file(path) as partial,
         partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        file.writelines(csv_line(list(map(str, row))) for row in (header, *rows))
 
 
 def begin_epochs(run: Path, starting: Iterable[int | str]) -> None:
@@ -247,9 +246,9 @@ def read_epochs(run: Path) -> list[dict[str, str]]:
         return []
 
 
-def speed(run: Path) -> dict[str, float]:
-    """Return the epochs' "seconds", summed over all folds, and "images_per_s"."""
-    rows = read_epochs(run)
+def speed(run: Path, names: Container[str] | None = None) -> dict[str, float]:
+    """Return the epochs' "seconds", summed over all folds (those of these names), and "images_per_s"."""
+    rows = [row for row in read_epochs(run) if names is None or row["fold"] in names]
     seconds = sum(float(row["seconds"]) for row in rows)
     n_images = sum(int(row["n_images"]) for row in rows)
     return {"seconds": round(seconds, 3), "images_per_s": round(n_images / max(seconds, 1e-3), 2)}
@@ -280,7 +279,8 @@ def read_run_json(run: Path) -> dict[str, Any]:
         raise BundleError(f"'{run}' is a run of `fundus-train unseen`, which makes no ensemble. {hint}")
     try:
         content: dict[str, Any] = json.loads((run / RUN_JSON).read_text())
-    except (OSError, ValueError):
+        content["recipe"]  # a run.json of `fundus-client score` has none
+    except (OSError, ValueError, LookupError, TypeError):
         hint = "Run the same `fundus-train fit` command again; it resumes."
         raise BundleError(f"'{run}' holds no finished training run. {hint}") from None
     return content

@@ -41,6 +41,8 @@ def fold_normalisations(network: nn.Module, pixels: Tensor) -> None:
     for conv, norm in _folding_pairs(network.eval(), pixels):
         scale = _scale(norm)
         conv.weight.mul_(scale.reshape(-1, 1, 1, 1))
+        if conv.bias is not None:
+            conv.bias.mul_(scale)
         mean, variance = _statistics(norm)
         norm.bias.sub_(mean * scale)
         norm.weight.fill_(1)

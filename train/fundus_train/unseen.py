@@ -151,7 +151,7 @@ class LeaveOneSourceOut:
             "sources": [asdict(each) for each in found],
             "n_images": sum(each.n for each in found),
             "n_dropped": len(cases.dropped),
-            **(results.speed(self.run) if timed else {}),
+            **(results.speed(self.run, networks) if timed else {}),
             "versions": results.made_by(),
         }
         with whole_file(self.run / UNSEEN_JSON) as partial:

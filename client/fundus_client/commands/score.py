@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from fundus_client.commands.options import FILE, FOLDER, PATH, REPOSITORY, TIMEOUT, URLS, WAIT
+from fundus_client.commands.options import FILE, PATH, REPOSITORY, TIMEOUT, URLS, WAIT
 from fundus_client.commands.reports import check_reports, report
 from fundus_client.commands.summary import print_counts
 from fundus_client.dicom.frames import Frames, unknown
@@ -87,7 +87,12 @@ Exit codes: 0 all scored, 1 fatal, 2 usage, 3 some files failed, 4 server unreac
     "--pseudonymise", "key", type=FILE, help="Write keyed pseudonyms for names; the file is the key."
 )
 @click.option("--patient-key", type=FILE, help="Key of the pseudonyms of patients, from DICOM headers.")
-@click.option("--sr", "reports", type=FOLDER, help="Folder for structured reports of DICOM objects.")
+@click.option(
+    "--sr",
+    "reports",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write structured reports of DICOM objects into this folder.",
+)
 @click.option(
     "--pdf", "with_pdf", is_flag=True, help="With --sr: write a page for people beside each report."
 )
@@ -142,6 +147,8 @@ def score(
             raise UsageError("--dry-run and --retry-failed exclude each other: a dry run forgets nothing.")
         _say_what_would_be_scored(source, Path(":memory:") if fresh else journal_path(output))
         return
+    if reports:
+        reports.mkdir(parents=True, exist_ok=True)  # what cannot be made is said now, not after the night
     started_s = time.monotonic()
     servers = Servers(urls, repository, tls, Patience(timeout, wait, in_flight), model, adaptive)
     table = None

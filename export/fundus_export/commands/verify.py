@@ -7,7 +7,6 @@ import click
 
 from fundus_core.console import FILE, FOLDER, quiet_libraries, stderr
 from fundus_core.errors import MissingExtraError
-from fundus_core.reading import read_labels
 from fundus_core.repository import check_repository
 from fundus_eval.golden import check_own
 from fundus_eval.parity import laid_out
@@ -38,13 +37,13 @@ def verify(run: Path, repository: Path, images: Path | None, labels: Path | None
     check_own(images, labels)
     spec = check_repository(repository)
     try:
-        from fundus_export.repository import parities
+        from fundus_export.repository import parities, read_own
         from fundus_export.trained import load_run_of
     except ImportError as error:
         raise MissingExtraError("export", f"the package '{error.name}'") from None
-    table = read_labels(labels, spec.labels) if labels else None
     with stderr.status("comparing"):
-        found = parities(load_run_of(repository, spec, run), spec, repository, images, table)
+        own = read_own(images, labels, spec)
+        found = parities(load_run_of(repository, spec, run), spec, repository, own)
     click.echo(laid_out(found))
     if any(parity.broken for _, parity in found):
         sys.exit(1)

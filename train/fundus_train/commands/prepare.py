@@ -110,10 +110,11 @@ def _draw(text: str, origins: Sequence[Origin]) -> tuple[str, tuple[int, int]]:
 
 
 def _images(paths: Sequence[Path]) -> list[Path]:
-    found = [image.path for path in paths for image in find_images([path])]
-    if paths and not found:
-        raise UsageError(f"--against {paths[0]} holds no image. Check the path.")
-    return found
+    found = {path: [image.path for image in find_images([path])] for path in paths}
+    for path in paths:
+        if not found[path]:
+            raise UsageError(f"--against {path} holds no image. Check the path.")
+    return [image for images in found.values() for image in images]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from fundus_train.preview import Pixels, Row, draw_sheet, follow
 from fundus_train.recipe import read_recipe
 
 PATH = click.Path(path_type=Path)
+KINDS = (".png", ".jpg", ".jpeg")
 EXAMPLE = """\b
 Example:
   fundus-train preview recipe.toml photos --count 5 --output preview.png
@@ -52,7 +53,7 @@ def preview(recipe: Path, images: tuple[Path, ...], output: Path, count: int) ->
 def _check_output(output: Path) -> None:
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise UsageError(f"'{output}' cannot be written: give a file name in a folder that exists.")
-    if not cv2.haveImageWriter(str(output)):
+    if output.suffix.lower() not in KINDS:
         raise UsageError(f"'{output}' names no kind of picture. End it in .png or .jpg.")
 
 
@@ -65,7 +66,10 @@ def _first(images: tuple[Path, ...], count: int) -> list[ImageRef]:
 
 
 def _save(sheet: Pixels, output: Path) -> None:
-    encoded = cv2.imencode(output.suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
+    done, encoded = cv2.imencode(output.suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    if not done:
+        hint = "Lower --count, or end --output in .png."
+        raise UsageError(f"A JPEG file cannot be {len(sheet)} pixels high. {hint}")
     try:
         output.write_bytes(encoded.tobytes())
     except OSError as error:

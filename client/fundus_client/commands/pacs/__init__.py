@@ -8,7 +8,7 @@ from fundus_client.commands.pacs.send import send
 
 EPILOG = """\b
 Example: a night in three commands, each of which can be run again after an interruption:
-  fundus-client pacs pull night --from yesterday --peer PACS@pacs:104
+  fundus-client pacs pull night --from yesterday --peer PACS@pacs:104 --host 0.0.0.0
   fundus-client score night --output night.csv --sr reports
   fundus-client pacs send reports --peer PACS@pacs:104"""
 
