@@ -70,7 +70,7 @@ def test_int8_has_the_answers_of_its_graphs_too(repository: Path) -> None:
 
 def test_phantoms_say_nothing_of_an_auc(repository: Path) -> None:
     write_answers(repository, SPEC, phantoms(repository), PYTORCH, answers(N_PHANTOMS))
-    assert read_golden(repository, SPEC, None, None).truth.tolist() == [[-1]] * N_PHANTOMS
+    assert read_golden(repository, SPEC, None, None).truth.values.tolist() == [[-1]] * N_PHANTOMS
 
 
 def test_the_answers_of_the_committed_ensemble_are_read_as_ever() -> None:
@@ -111,7 +111,7 @@ def test_images_of_ones_own_are_known_by_their_content_and_never_named(repositor
     labels = LabelTable(("renamed.jpg",), ("glaucoma",), np.array([[1]], np.int8))
     golden = read_golden(repository, SPEC, own, labels)
     assert [path.name for path in golden.paths[-3:]] == ["b.jpg", "copy.jpg", "renamed.jpg"]
-    assert golden.truth[:, 0].tolist() == [*[-1] * N_PHANTOMS, -1, -1, 1]
+    assert golden.truth.values[:, 0].tolist() == [*[-1] * N_PHANTOMS, -1, -1, 1]
     assert len(golden.paths) == N_PHANTOMS + 3
     of_name = dict(zip([path.name for path in files], written.folds[N_PHANTOMS:].tolist(), strict=True))
     expected = [of_name["b.jpg"], of_name["b.jpg"], of_name["Erika Mustermann.jpg"]]
