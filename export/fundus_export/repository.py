@@ -91,9 +91,9 @@ def _write_graphs(trained: Trained, spec: EnsembleSpec, out: Path, report: Repor
 
 def read_own(images: Path | None, labels: Path | None, spec: EnsembleSpec) -> Own | None:
     """Return the user's own images, where there are any; the errors are those of `own_pictures`."""
-    return (
-        own_pictures(images, read_labels(labels, spec.labels) if labels else None, spec) if images else None
-    )
+    if not images:
+        return None
+    return own_pictures(images, read_labels(labels, spec.labels) if labels else None, spec)
 
 
 def _write_golden(trained: Trained, spec: EnsembleSpec, out: Path, own: Own | None) -> None:
