@@ -104,10 +104,8 @@ def test_a_nan_breaks_the_limits() -> None:
 
 def test_several_images_of_a_patient_make_the_interval_of_the_auc_wider() -> None:
     """The same patients photographed four times tell what one photograph of each does."""
-    spec, moved = (
-        replace(bare_spec(2), precision="int8"),
-        np.clip(FOLDS + RNG.normal(0, 0.2, FOLDS.shape), 0, 1),
-    )
+    spec = replace(bare_spec(2), precision="int8")
+    moved = np.clip(FOLDS + RNG.normal(0, 0.2, FOLDS.shape), 0, 1)
     four = [answers(np.tile(folds, (4, 1, 1))) for folds in (FOLDS, moved)]
     alone, clustered = (
         compare(spec, *four, Truth(np.tile(CLASSES, (4, 1)), patient)).auc[0]

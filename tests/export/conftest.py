@@ -32,8 +32,8 @@ REPORT = (
     "resnest50d",
     "deit_base_patch16_224",
 )
-LITE = ("tf_efficientnet_lite0", "tf_efficientnet_lite4")  # those between are more of the first
-FAMILIES = ("efficientnet_b0", *REPORT[3:], LITE[0])
+LITE = tuple(f"tf_efficientnet_lite{size}" for size in range(5))
+HALVED = (*(each for each in REPORT if each != "efficientnet_b6"), LITE[0])  # b6 is b2 with more of it
 QUANTISED = (LITE[0], "resnest14d", "deit_tiny_patch16_224")  # small ones of the three kinds
 TINY = ("test_efficientnet", "test_resnet", "test_vit")
 

@@ -200,8 +200,8 @@ def test_an_unfinished_run_is_refused_and_nothing_is_written(
     assert not out.exists()
 
 
-def respecified(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the recipe that a fold's weights say they belong to."""
+def change_preprocessing(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the preprocessing that a fold's weights say they belong to."""
     path = run / "fold_1.safetensors"
     with safe_open(path, "pt") as file:
         spec = json.loads(file.metadata()["fundus_spec"])
@@ -213,14 +213,14 @@ def respecified(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
     ("change", "sentence"),
     [
         (lambda told: told.update(margin_threshold=99), "come from different recipes. Train them again."),
-        (lambda told: told.pop("revision"), "revision"),  # of before there were revisions: other pixels
+        (lambda told: told.pop("revision"), "revision is 1"),  # of before there were revisions: other pixels
     ],
 )
 def test_folds_of_different_recipes_do_not_make_an_ensemble(
     change: Callable[[dict[str, Any]], object], sentence: str, tiny_run: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    respecified(run, change)
+    change_preprocessing(run, change)
     assert sentence in refused(run, tmp_path / "out", 1)
     assert not (tmp_path / "out").exists()
 

@@ -151,7 +151,7 @@ def test_a_run_of_before_preprocessing_had_revisions_is_refused(run: Path) -> No
     (run / "run.json").write_text(json.dumps(content))
     done = views(run)
     assert done.exit_code == 1
-    assert "revision" in done.stderr
+    assert "revision is 1, and preprocessing here is of" in done.stderr
 
 
 def test_a_run_json_of_another_command_is_a_sentence(run: Path) -> None:

@@ -10,6 +10,7 @@ from tests.conftest import TINY_RECIPE
 
 from fundus_eval.cli import main as fundus_eval
 from fundus_train.cli import main as fundus_train
+from fundus_train.results import read_rows, write_table
 
 MADE = {
     "identity.json",
@@ -95,6 +96,12 @@ def test_the_tables_give_the_aucs_of_run_json(scores: str, name: str, tiny_run: 
     answer = json.loads(CliRunner().invoke(fundus_eval, list(map(str, arguments))).stdout)
     assert answer == json.loads((tiny_run / "run.json").read_text())[name]
     assert 0 <= answer["auc_low"] <= answer["auc"] <= answer["auc_high"] <= 1
+
+
+def test_a_table_keeps_whatever_a_file_system_allows_in_a_name(tmp_path: Path) -> None:
+    rows = [["a\rb.jpg", "1"], ['c,"d"\n.jpg', "0"], ["\udcff.jpg", "1"]]
+    write_table(tmp_path / "split.csv", ["image_id", "part"], rows)
+    assert read_rows(tmp_path / "split.csv") == rows
 
 
 def test_run_json_says_how_the_run_was_made(tiny_run: Path) -> None:

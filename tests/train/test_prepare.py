@@ -29,9 +29,8 @@ def two(tmp_path: Path, eyes: list[Pixels]) -> Path:
     Eyes 0 to 3 are north's, 2 to 6 south's. Eye 2 is larger in the south; on eye 3 they disagree.
     """
     table = "image_id,glaucoma,amd,patient_id,eye\n"
-    table += (
-        "0.png,1,,7,left\n1.png,0,0,7,\n2.png,0,1,8,right\n3.png,1,0,9,\ngone.png,1,,7,\nlabelless.png,,,7,\n"
-    )
+    table += "0.png,1,,7,left\n1.png,0,0,7,\n2.png,0,1,8,right\n3.png,1,0,9,\n"
+    table += "gone.png,1,,7,\nlabelless.png,,,7,\n"
     for i in range(4):
         save(tmp_path / f"north/{i}.png", eyes[i])
     (tmp_path / "north/labels.csv").write_text(table)
