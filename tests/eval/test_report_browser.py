@@ -20,6 +20,7 @@ from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from fundus_eval.report import report_html
 
@@ -34,6 +35,7 @@ return Array.from(document.querySelectorAll("body *"))
   .filter((element) => element.getBoundingClientRect().right > arguments[0] + 0.5)
   .map((element) => element.outerHTML.slice(0, 80))
 """
+WHOLE = "return document.readyState === 'complete'"
 FIGURES = """
 return Array.from(document.images).map((image) =>
   [image.complete && image.naturalWidth > 0, image.clientWidth, image.clientHeight])
@@ -58,6 +60,8 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium})
         self.driver.get((self.folder / f"{page}.html").as_uri())
+        # chromedriver may return before the page is whole
+        WebDriverWait(self.driver, LISTED_S).until(lambda _: self.ask(WHOLE))
 
     def ask(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
